@@ -1,0 +1,3 @@
+//! `kubectl approve-plan`; everything it does lives in the library.
+
+fn main() {}

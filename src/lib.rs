@@ -1,0 +1,9 @@
+//! countersign turns a request in plain words into a plan of concrete Kubernetes operations, holds every risky plan
+//! until somebody else approves exactly that plan, carries it out step by step, and puts it back when it fails.
+//!
+//! Each module is a room that knows only the rooms above it; `docs/ARCHITECTURE.md` is their map.
+
+pub mod api;
+pub mod cluster;
+pub mod draft;
+pub mod tools;
