@@ -6,4 +6,5 @@
 pub mod api;
 pub mod cluster;
 pub mod draft;
+pub mod planner;
 pub mod tools;
