@@ -88,7 +88,7 @@ func (p *proc) waitGone(limit time.Duration) bool {
 }
 
 // stop asks, waits, and insists.
-func (p *proc) stop(grace time.Duration) error {
+func (p *proc) stop(what string, grace time.Duration) error {
 	if !p.alive() {
 		return nil
 	}
@@ -102,6 +102,7 @@ func (p *proc) stop(grace time.Duration) error {
 	if p.waitGone(grace) {
 		return nil
 	}
+	progress("%s did not end within %s of being asked to, and is killed", what, grace)
 	return p.kill()
 }
 
