@@ -64,6 +64,9 @@ func (p *proc) frozen() bool { return p.state() == 'T' }
 
 // signal reaches this process or nothing: the handle is taken first, and only then is it checked whose it is.
 func (p *proc) signal(sig syscall.Signal) error {
+	if !p.alive() {
+		return nil
+	}
 	h, err := os.FindProcess(p.Pid)
 	if err != nil {
 		return nil
