@@ -118,15 +118,22 @@ func operatorCommand(ctx context.Context, d dirs, o *options, verb string) error
 func (c *cluster) installAndRun(ctx context.Context, noBuild bool) error {
 	// The two take a moment each, even when there is nothing to do.
 	built := make(chan error, 1)
+	building, cancel := context.WithCancel(ctx)
+	defer cancel()
 	go func() {
 		if noBuild {
 			built <- nil
 			return
 		}
-		built <- c.buildOperator(ctx)
+		built <- c.buildOperator(building)
 	}()
-	err := c.install(ctx)
-	if err := errors.Join(err, <-built); err != nil {
+	if err := c.install(ctx); err != nil {
+		// The first build takes minutes, at the end of which this would still be so.
+		cancel()
+		<-built
+		return err
+	}
+	if err := <-built; err != nil {
 		return err
 	}
 	digest, err := fileDigest(c.operatorBinary())
