@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -184,9 +185,7 @@ func (t tool) build(ctx context.Context, d dirs, goCmd, nth string, began time.T
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOTOOLCHAIN=local", "GOWORK=off")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	// An interrupted go ends its compilers itself, a killed one leaves them.
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 10 * time.Second
+	interruptible(cmd)
 	done := make(chan struct{})
 	go func() {
 		tick := time.NewTicker(30 * time.Second)
@@ -259,6 +258,14 @@ func findGo() (string, error) {
 			"install Go or set GO to its command", goCmd)
 	}
 	return path, nil
+}
+
+// interruptible makes that a build ends with all of its compilers when the context does. They are a process group of
+// their own, since a signal to the one that was started would leave the others behind.
+func interruptible(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	cmd.WaitDelay = 10 * time.Second
 }
 
 func progress(format string, args ...any) {

@@ -172,8 +172,7 @@ func (c *cluster) buildOperator(ctx context.Context) error {
 	cmd.Env = append(os.Environ(), "CARGO_TARGET_DIR="+c.dirs.target)
 	// Standard output is for the exports alone.
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 10 * time.Second
+	interruptible(cmd)
 	if _, err := os.Stat(c.operatorBinary()); err == nil {
 		// Quiet when there is nothing to do, and the compiler's errors are still printed.
 		cmd.Args = append(cmd.Args, "--quiet")
