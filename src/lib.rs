@@ -8,3 +8,8 @@ pub mod cluster;
 pub mod draft;
 pub mod planner;
 pub mod tools;
+pub mod approval;
+pub mod controller;
+pub mod execute;
+pub mod plan;
+pub mod telemetry;
