@@ -128,7 +128,8 @@ pub fn parse_image(text: &str) -> Result<ImageReference, ImageError> {
     if let Some((scheme, _)) = text.split_once("://") {
         return Err(ImageError::Scheme { image: image(), scheme: format!("{scheme}://") });
     }
-    let matches = |select: fn(&Grammar) -> &Regex, part: &str| GRAMMAR.as_ref().is_some_and(|g| select(g).is_match(part));
+    let matches =
+        |select: fn(&Grammar) -> &Regex, part: &str| GRAMMAR.as_ref().is_some_and(|g| select(g).is_match(part));
 
     let (rest, digest) = text.split_once('@').map_or((text, None), |(rest, digest)| (rest, Some(digest)));
     let (name, tag) = match rest.rsplit_once(':') {
@@ -253,10 +254,7 @@ mod tests {
         assert_eq!(parts("localhost/app"), (some("localhost"), "app".into(), None, None));
         assert_eq!(parts("registry:5000/a/b__c"), (some("registry:5000"), "a/b__c".into(), None, None));
         assert_eq!(parts("[::1]:5000/a:1"), (some("[::1]:5000"), "a".into(), some("1"), None));
-        assert_eq!(
-            parts(&format!("ghcr.io/a/b:1@{DIGEST}")),
-            (some("ghcr.io"), "a/b".into(), some("1"), some(DIGEST))
-        );
+        assert_eq!(parts(&format!("ghcr.io/a/b:1@{DIGEST}")), (some("ghcr.io"), "a/b".into(), some("1"), some(DIGEST)));
     }
 
     #[test]
