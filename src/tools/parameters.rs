@@ -137,16 +137,16 @@ mod tests {
     #[test]
     fn errors_name_the_parameter_what_was_expected_and_what_was_found() {
         let error = |value| read(value).unwrap_err().to_string();
-        insta::assert_snapshot!(error(json!({ "to": "five" })), @"");
-        insta::assert_snapshot!(error(json!({ "to": 1e30 })), @"");
-        insta::assert_snapshot!(error(json!({ "to": 1.5 })), @"");
-        insta::assert_snapshot!(error(json!({ "replicas": 5 })), @"");
-        insta::assert_snapshot!(error(json!({ "target": { "nmae": "web" } })), @"");
-        insta::assert_snapshot!(error(json!({ "target": { "name": 5 } })), @"");
-        insta::assert_snapshot!(error(json!({ "target": "web" })), @"");
-        insta::assert_snapshot!(error(json!({ "target": { "all": "yes" } })), @"");
-        insta::assert_snapshot!(error(json!({ "items": [{ "key": "a" }, {}] })), @"");
-        insta::assert_snapshot!(error(json!({ "items": { "key": "a" } })), @"");
-        insta::assert_snapshot!(error(json!({ "items": ["a"] })), @"");
+        insta::assert_snapshot!(error(json!({ "to": "five" })), @r#"example: parameter 'to': invalid type: the text "five", expected a whole number"#);
+        insta::assert_snapshot!(error(json!({ "to": 1e30 })), @"example: parameter 'to': invalid type: floating point `1e+30`, expected a whole number");
+        insta::assert_snapshot!(error(json!({ "to": 1.5 })), @"example: parameter 'to': invalid type: floating point `1.5`, expected a whole number");
+        insta::assert_snapshot!(error(json!({ "replicas": 5 })), @"example: parameter 'replicas': unknown field `replicas`, expected one of `target`, `to`, `percent`, `items`");
+        insta::assert_snapshot!(error(json!({ "target": { "nmae": "web" } })), @"example: parameter 'target.nmae': unknown field `nmae`, expected one of `kind`, `name`, `namespace`, `environment`, `selector`, `all`, `allNamespaces`");
+        insta::assert_snapshot!(error(json!({ "target": { "name": 5 } })), @"example: parameter 'target.name': invalid type: integer `5`, expected a text");
+        insta::assert_snapshot!(error(json!({ "target": "web" })), @r#"example: parameter 'target': invalid type: the text "web", expected an object"#);
+        insta::assert_snapshot!(error(json!({ "target": { "all": "yes" } })), @r#"example: parameter 'target.all': invalid type: the text "yes", expected true or false"#);
+        insta::assert_snapshot!(error(json!({ "items": [{ "key": "a" }, {}] })), @"example: parameter 'items[1]': missing field `key`");
+        insta::assert_snapshot!(error(json!({ "items": { "key": "a" } })), @"example: parameter 'items': invalid type: an object, expected a list");
+        insta::assert_snapshot!(error(json!({ "items": ["a"] })), @r#"example: parameter 'items[0]': invalid type: the text "a", expected an object"#);
     }
 }

@@ -255,7 +255,7 @@ mod tests {
         let step = step(&CreateDeployment, parameters, &in_namespace(ROLE, "staging"));
         insta::assert_snapshot!(step.title, @"Create Deployment staging/web with 3 replicas of nginx:1.27");
         assert!(step.warnings.is_empty());
-        insta::assert_json_snapshot!(step.operation.apply.unwrap().manifest, @"");
+        insta::assert_json_snapshot!(step.operation.apply.unwrap().manifest);
     }
 
     #[test]

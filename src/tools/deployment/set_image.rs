@@ -313,7 +313,7 @@ mod tests {
         let error = |image: &str| error(&SetImage, to(image), &found(&[checkout()]));
         insta::assert_snapshot!(error("Team/App:1"),
             @"'Team/App:1' is not an image: the repository must be in lower case, 'app' instead of 'App'");
-        insta::assert_snapshot!(error(":.x"), @"");
+        insta::assert_snapshot!(error(":.x"), @"':.x' is not an image: the tag '.x' must be 1 to 128 letters, digits, '_', '.' and '-', and not begin with '.' or '-'");
         insta::assert_snapshot!(error("nginx 1.28"), @"'nginx 1.28' is not an image: there must be no white space in it");
         insta::assert_snapshot!(error(" "),
             @"Which image should checkout run? Say an image such as nginx:1.28, or only the new tag.");

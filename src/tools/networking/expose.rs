@@ -260,7 +260,7 @@ mod tests {
         let step = step(&Expose, with_parameters(json!({})), &found(&[checkout()]));
         insta::assert_snapshot!(step.title,
             @"Expose Deployment staging/checkout as Service staging/checkout on port 8080 (ClusterIP)");
-        insta::assert_json_snapshot!(step.operation.apply.unwrap().manifest, @"");
+        insta::assert_json_snapshot!(step.operation.apply.unwrap().manifest);
         assert!(step.warnings.is_empty());
     }
 
@@ -314,7 +314,7 @@ mod tests {
         let refused = |parameters| error(&Expose, with_parameters(parameters), &found(&[checkout()]));
         insta::assert_snapshot!(refused(json!({ "port": 0 })), @"port must be between 1 and 65535, got 0");
         insta::assert_snapshot!(refused(json!({ "targetPort": 65_536 })), @"targetPort must be between 1 and 65535, got 65536");
-        insta::assert_snapshot!(refused(json!({ "type": "Public" })), @"");
+        insta::assert_snapshot!(refused(json!({ "type": "Public" })), @"expose: parameter 'type': unknown variant `Public`, expected one of `ClusterIP`, `NodePort`, `LoadBalancer`");
         insta::assert_snapshot!(refused(json!({ "name": "9lives" })), @"the Service's name must begin with a letter, got '9lives'");
         let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "checkout" } });
         insta::assert_snapshot!(error(&Expose, with_parameters(json!({})), &found(&[node])),
