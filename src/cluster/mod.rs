@@ -4,5 +4,7 @@
 //! as one identity, most often an impersonated service account.
 
 mod catalog;
+mod image;
 
 pub use catalog::{Catalog, ResourceKind};
+pub use image::{ImageError, ImageReference, parse_image};
