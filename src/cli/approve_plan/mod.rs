@@ -1,0 +1,3 @@
+//! `kubectl approve-plan`.
+
+mod screens;
