@@ -44,8 +44,9 @@ pub fn entries(plan: &ExecutionPlan, command: Option<&AgentCommand>, events: &[E
         at: plan.metadata.creation_timestamp.clone(),
         who: proposer,
         what: format!(
-            "proposed {} step(s), risk {}: {}",
+            "proposed {} {}, risk {}: {}",
             plan.spec.steps.len(),
+            if plan.spec.steps.len() == 1 { "step" } else { "steps" },
             plan.spec.risk.level,
             plan.spec.summary
         ),
@@ -142,7 +143,7 @@ fn journal(entries: &mut Vec<Entry>, account: &str, title: &str, step: &StepStat
     let ended = match step.state {
         StepState::Completed => Some(("verified", Tone::Added)),
         StepState::Skipped => Some(("left out", Tone::Faint)),
-        StepState::Failed => Some(("failed", Tone::Removed)),
+        StepState::Failed => Some(("gave up on", Tone::Removed)),
         StepState::RolledBack | StepState::Pending | StepState::Running | StepState::Applied => None,
     };
     if let Some((word, tone)) = ended {
@@ -195,13 +196,13 @@ mod tests {
         History of plan release-checkout-1: RolledBack
 
         2026-03-01 09:59:57 UTC  alice asked "scale checkout to 5 in staging"
-        2026-03-01 10:00:00 UTC  builtin planner proposed 2 step(s), risk medium: Release checkout 2.0
+        2026-03-01 10:00:00 UTC  builtin planner proposed 2 steps, risk medium: Release checkout 2.0
         2026-03-01 10:01:00 UTC  bob approved
         2026-03-01 10:01:05 UTC  service account default changed the cluster, step s1: Set flag in ConfigMap
                                  staging/flags
         2026-03-01 10:01:08 UTC  service account default changed the cluster, step s2: Set image of
                                  Deployment staging/checkout to checkout:broken
-        2026-03-01 10:02:30 UTC  countersign failed step s2: ImagePullBackOff: Back-off pulling image
+        2026-03-01 10:02:30 UTC  countersign gave up on step s2: ImagePullBackOff: Back-off pulling image
                                  "registry.example.com/shop/checkout:broken"
         2026-03-01 10:02:30 UTC  event StepFailed: step s2 failed
         2026-03-01 10:02:38 UTC  service account default put back step s2: image set back

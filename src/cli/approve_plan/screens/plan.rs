@@ -1,4 +1,4 @@
-use super::{changes, when};
+use super::{changes, duration, when};
 use crate::api::{
     AgentCommand, ApprovalVerdict, Decision, Estimate, ExecutionPlan, ExecutionPlanSpec, Operation, OperationKind,
     PlanPhase, RiskLevel, RollbackStrategy, Step, StepState, StepStatus, UndoState, VerifyKind, WaitUntil,
@@ -88,7 +88,7 @@ fn head(page: &mut Page, plan: &ExecutionPlan, command: Option<&AgentCommand>) {
         (None, Some(reference)) => {
             page.field("Request", AT, &[plain(format!("AgentCommand {}, which cannot be read", reference.name))]);
         }
-        (None, None) => page.field("Request", AT, &[plain("none: the plan was written by hand")]),
+        (None, None) => page.field("Request", AT, &[plain("none: the plan belongs to no AgentCommand")]),
     }
     page.field("Plan", AT, &[plain(&spec.summary)]);
     page.field("Proposed by", AT, &[plain(proposed_by(spec))]);
@@ -100,7 +100,7 @@ fn head(page: &mut Page, plan: &ExecutionPlan, command: Option<&AgentCommand>) {
     }
     if let Some(observe) = &spec.observe {
         let then = if observe.rollback_on_degraded { "; put back if a workload degrades" } else { "" };
-        page.field("Observed", AT, &[plain(format!("for {:?} after the last step{then}", observe.duration))]);
+        page.field("Observed", AT, &[plain(format!("for {} after the last step{then}", duration(observe.duration)))]);
     }
     for (index, warning) in spec.warnings.iter().enumerate() {
         page.field(if index == 0 { "Warnings" } else { "" }, AT, &[span(Tone::Changed, format!("! {warning}"))]);
@@ -139,8 +139,8 @@ fn proposed_by(spec: &ExecutionPlanSpec) -> String {
 
 fn estimate(estimate: &Estimate) -> Option<String> {
     let mut parts = Vec::new();
-    if let Some(duration) = estimate.duration {
-        parts.push(format!("about {duration:?}"));
+    if let Some(takes) = estimate.duration {
+        parts.push(format!("about {}", duration(takes)));
     }
     if let Some(cost) = &estimate.monthly_cost {
         let currency = estimate.currency.as_deref().unwrap_or_default();
@@ -235,7 +235,7 @@ fn operation(operation: &Operation) -> String {
 }
 
 fn verify(step: &Step) -> Option<String> {
-    let within = step.timeout.map_or_else(String::new, |timeout| format!(", within {timeout:?}"));
+    let within = step.timeout.map_or_else(String::new, |timeout| format!(", within {}", duration(timeout)));
     let verify = step.verify.as_ref()?;
     let expression = verify.expression.as_deref().unwrap_or("?");
     Some(match verify.kind {
@@ -313,23 +313,26 @@ fn irreversible(page: &mut Page, spec: &ExecutionPlanSpec) {
 fn approvals(page: &mut Page, plan: &ExecutionPlan, digest: &str) {
     page.gap();
     let (counted, required) = (approvals_counted(plan), approvals_required(plan));
+    let over = plan.status.as_ref().and_then(|status| status.phase).is_some_and(PlanPhase::is_final);
     let verdict = match required.saturating_sub(counted) {
         _ if required == 0 => "none needed".to_owned(),
         0 => format!("{counted} of {required}: enough"),
+        _ if over => format!("{counted} of {required}"),
         more => format!("{counted} of {required}: {more} more needed"),
     };
     page.field("Approvals", AT, &[plain(verdict)]);
     for one in plan.status.iter().flat_map(|status| &status.approvals) {
         let counts = one.verdict == ApprovalVerdict::Counted;
-        let (sign, tone, word) = match (one.decision, counts) {
-            (Decision::Approve, true) => ("✓", Tone::Added, "approved"),
-            (Decision::Approve, false) => ("–", Tone::Faint, "approved, which does not count"),
-            (Decision::Deny, true) => ("✗", Tone::Removed, "denied"),
-            (Decision::Deny, false) => ("–", Tone::Faint, "denied, which does not count"),
+        let (sign, tone) = match (one.decision, counts) {
+            (_, false) => ("–", Tone::Faint),
+            (Decision::Approve, true) => ("✓", Tone::Added),
+            (Decision::Deny, true) => ("✗", Tone::Removed),
         };
+        let word = if one.decision == Decision::Deny { "denied" } else { "approved" };
         let at = one.at.as_ref().map_or_else(String::new, |at| format!(" {}", when(at)));
+        let but = if counts { "" } else { ", but it does not count" };
         let why = one.message.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-        page.paragraph(AT, AT + 2, &[span(tone, format!("{sign} {} {word}{at}", one.approver)), plain(why)]);
+        page.paragraph(AT, AT + 2, &[span(tone, format!("{sign} {} {word}{at}{but}", one.approver)), plain(why)]);
     }
     page.verbatim(0, &format!("{:<AT$}{digest}", "Digest"));
 }
