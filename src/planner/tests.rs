@@ -9,7 +9,7 @@ fn builtin(input: &PlanningInput) -> Draft {
 }
 
 fn provider(url: &str, fallback: Option<&str>) -> Provider {
-    let planner = planner_at(url, |settings| (settings.retries, settings.timeout) = (0, Duration::from_millis(500)));
+    let planner = planner_at(url, |settings| settings.retries = 0);
     Provider { planner: Ok(Arc::new(planner)), fallback: fallback.map(str::to_owned) }
 }
 
@@ -45,18 +45,21 @@ async fn a_provider_that_answers_serves() {
 async fn who_fails_is_followed_by_its_fallback() {
     let hanging = FakeModel::start([Reply::Hang]).await;
     let server = FakeModel::start([Reply::content(good_answer())]).await;
+    let impatient = planner_at(&hanging.url, |settings| {
+        (settings.retries, settings.timeout) = (0, Duration::from_millis(50));
+    });
+    let impatient = Provider { planner: Ok(Arc::new(impatient)), fallback: Some("second".to_owned()) };
     let unusable = Provider {
         planner: Err("cannot be used: Secret 'key' does not exist".to_owned()),
         fallback: Some("spare".to_owned()),
     };
-    let planners = planners([
-        ("main", provider(&hanging.url, Some("second"))),
-        ("second", unusable),
-        ("spare", provider(&server.url, None)),
-    ]);
+    let planners = planners([("main", impatient), ("second", unusable), ("spare", provider(&server.url, None))]);
     let proposal = proposed(&planners, Some("main")).await;
     assert_eq!(proposal.proposed_by.planner, "spare");
-    insta::assert_snapshot!(proposal.notes.join("\n"), @"");
+    insta::assert_snapshot!(proposal.notes.join("\n"), @r#"
+    Model provider 'main' did not answer within 50ms; model provider 'spare' served.
+    Model provider 'second' cannot be used: Secret 'key' does not exist; model provider 'spare' served.
+    "#);
 }
 
 #[tokio::test]
@@ -66,7 +69,10 @@ async fn a_circle_of_fallbacks_ends_at_the_builtin_planner() {
     let proposal = proposed(&planners, Some("one")).await;
     assert_eq!(proposal.draft, builtin(&input()));
     assert_eq!(server.received().len(), 2);
-    insta::assert_snapshot!(proposal.notes.join("\n"), @"");
+    insta::assert_snapshot!(proposal.notes.join("\n"), @r#"
+    Model provider 'one' failed (HTTP 500: The engine is overloaded); the built-in planner served.
+    Model provider 'two' failed (HTTP 500: The engine is overloaded); the built-in planner served.
+    "#);
 }
 
 #[tokio::test]

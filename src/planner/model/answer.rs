@@ -83,6 +83,9 @@ pub(super) fn draft(content: &str, mode: StructuredOutput, tools: &ToolCatalogue
     }
     let mut value: Value = serde_json::from_str(json)
         .map_err(|error| ModelError::broken(format!("wanted a JSON object, found '{}' ({error})", cut(json, 60))))?;
+    if !value.is_object() {
+        return Err(ModelError::broken(format!("wanted a JSON object, found '{}'", cut(json, 60))));
+    }
     drop_nulls(&mut value);
     let mut draft: Draft = serde_json::from_value(value)
         .map_err(|error| ModelError::broken(format!("it does not fit the schema: {}", cut(&error.to_string(), 400))))?;
@@ -309,7 +312,33 @@ mod tests {
             answer(&many),
         ];
         let told = flawed.iter().map(|it| read(it).unwrap_err().happened() + "\n").collect::<String>();
-        insta::assert_snapshot!(told, @"");
+        insta::assert_snapshot!(told, @r#"
+        answered with something that is not a draft: wanted a JSON object, found '[]'
+        answered with something that is not a draft: wanted a JSON object, found '"scale"'
+        answered with something that is not a draft: confidence must be a number from 0 to 1, found 1.01
+        answered with something that is not a draft: confidence must be a number from 0 to 1, found -0.1
+        answered with something that is not a draft: it does not fit the schema: invalid type: string "high", expected f64
+        answered with something that is not a draft: it does not fit the schema: unknown variant `destroy`, expected one of `create`, `read`, `update`, `delete`, `scale`, `monitor`, `optimize`, `troubleshoot`, `query`
+        answered with something that is not a draft: it does not fit the schema: missing field `intent`
+        answered with something that is not a draft: it does not fit the schema: unknown field `sudo`, expected one of `intent`, `confidence`, `interpretation`, `toolCalls`, `clarifyingQuestions`, `alternatives`, `warnings`, `language`
+        answered with something that is not a draft: wanted a tool call or a clarifying question, found neither
+        answered with something that is not a draft: language must be a BCP 47 tag, found 'en[2J'
+        answered with something that is not a draft: interpretation must have at most 2000 characters, found 2001
+        answered with something that is not a draft: wanted at most 20 warnings, found 21
+        answered with something that is not a draft: it does not fit the schema: invalid type: sequence, expected a map
+        answered with something that is not a draft: the tool 'scale' has no parameter 'replica' (nearest: 'replicas')
+        answered with something that is not a draft: the parameters of c1 have 70002 bytes, at most 65536 may be
+        answered with something that is not a draft: it does not fit the schema: unknown field `shell`, expected one of `id`, `tool`, `parameters`, `dependsOn`, `why`
+        used the tool 'scael', which does not exist (nearest: 'scale')
+        used the tool 'kubectl', which does not exist
+        answered with something that is not a draft: the id of a tool call must be a short word such as c1, found ''
+        answered with something that is not a draft: the id of a tool call must be a short word such as c1, found 'c 1'
+        answered with something that is not a draft: each tool call must have its own id, found 'c1' twice
+        answered with something that is not a draft: dependsOn of c1 names 'c2', which is no call's id
+        answered with something that is not a draft: dependsOn must not go in a circle, found one within c1
+        answered with something that is not a draft: dependsOn must not go in a circle, found one within c1, c2, c3
+        answered with something that is not a draft: wanted at most 50 tool calls, found 51
+        "#);
     }
 
     #[test]

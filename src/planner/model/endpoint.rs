@@ -1,12 +1,12 @@
-use super::{ModelError, ModelSettings, Redact, pace};
+use super::{ApiKey, ModelError, ModelSettings, Redact, pace};
 use async_openai::Client;
 use async_openai::config::Config;
 use async_openai::error::OpenAIError;
 use async_openai::middleware::HttpRequestFactory;
 use async_openai::types::chat::CreateChatCompletionRequest;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use std::time::Duration;
@@ -190,16 +190,13 @@ fn is_quota(body: &[u8]) -> bool {
 /// Takes out of a text what must not be shown.
 #[derive(Clone)]
 struct Cleaner {
-    key: Option<SecretString>,
+    key: Option<ApiKey>,
     redact: Redact,
 }
 
 impl Cleaner {
     fn without_key(&self, text: &str) -> String {
-        match &self.key {
-            Some(key) if !key.expose_secret().is_empty() => text.replace(key.expose_secret(), "[redacted]"),
-            _ => text.to_owned(),
-        }
+        self.key.as_ref().map_or_else(|| text.to_owned(), |key| key.taken_out_of(text))
     }
 
     fn brief(&self, text: &str) -> String {
@@ -249,14 +246,9 @@ impl Address {
     fn new(settings: &ModelSettings) -> Result<Self, ModelError> {
         let mut headers = HeaderMap::new();
         if let Some(key) = &settings.key {
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret())).map_err(|_| {
-                let problem = "must name an API key that can stand in an HTTP header".to_owned();
-                ModelError::Settings { field: "apiKeySecretRef", problem }
-            })?;
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
+            headers.insert(AUTHORIZATION, key.authorization()?);
         }
-        let key = settings.key.clone().unwrap_or_else(|| SecretString::from(""));
+        let key = settings.key.as_ref().map_or_else(|| SecretString::from(""), |key| key.secret().clone());
         Ok(Self { base_url: settings.base_url.clone(), key, headers })
     }
 }

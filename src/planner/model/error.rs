@@ -170,6 +170,14 @@ impl ModelError {
         matches!(self, Self::Broken { .. } | Self::UnknownTool { .. })
     }
 
+    /// What was wrong with an answer, for the model that gave it.
+    pub(super) fn flaw(&self) -> String {
+        match self {
+            Self::Broken { what } => what.clone(),
+            other => format!("it {}", other.happened()),
+        }
+    }
+
     pub(super) fn broken(what: impl Into<String>) -> Self {
         Self::Broken { what: what.into() }
     }
@@ -208,6 +216,23 @@ mod tests {
             ModelError::UnknownTool { tool: "rm".into(), nearest: None },
         ];
         let text = all.iter().map(|error| format!("{error}\n")).collect::<String>();
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r#"
+        the model endpoint cannot be used: timeout must be more than 0s, found 0s; correct the ModelProvider
+        the model endpoint did not answer within 30s; check that baseURL answers from where the operator runs, or raise timeout
+        the model endpoint could not be reached at http://127.0.0.1:9 (connection refused); check baseURL, DNS, network policies and the server's certificate
+        the model endpoint did not accept the API key (HTTP 401: overloaded); check the Secret that apiKeySecretRef names, and that its key may use the model
+        the model endpoint wants fewer calls (HTTP 429, next one in 7s); set rateLimit below what the endpoint allows, or ask again later
+        the model endpoint wants fewer calls (HTTP 429); set rateLimit below what the endpoint allows, or ask again later
+        the model endpoint has no quota left (overloaded); top up the account at the endpoint, or name a fallback
+        the model endpoint has used up its 3 calls a minute (next one in 20s); ask again later, raise rateLimit, or name a fallback
+        the model endpoint failed (HTTP 503: overloaded); ask again later, or name a fallback
+        the model endpoint turned the call down (HTTP 400: overloaded); check model, baseURL, maxTokens and structuredOutput against what it offers
+        the model endpoint did not speak the chat-completions API: text/html; check that baseURL ends with the version of an OpenAI-compatible API
+        the model endpoint declined: I cannot help with that; put the request in other words
+        the model endpoint had its answer cut at 4096 tokens; raise maxTokens, or ask for less at once
+        the model endpoint answered with something that is not a draft: confidence must be from 0 to 1, found 7; ask again, or choose a model that follows JSON schemas better
+        the model endpoint used the tool 'scal', which does not exist (nearest: 'scale'); ask again, or choose a model that follows JSON schemas better
+        the model endpoint used the tool 'rm', which does not exist; ask again, or choose a model that follows JSON schemas better
+        "#);
     }
 }

@@ -6,6 +6,7 @@
 mod answer;
 mod endpoint;
 mod error;
+mod key;
 mod pace;
 mod price;
 mod prompt;
@@ -16,6 +17,7 @@ pub(crate) mod testing;
 pub(in crate::planner) mod tests;
 
 pub use error::ModelError;
+pub use key::ApiKey;
 pub use price::Price;
 pub use settings::{ModelSettings, settings};
 
@@ -120,7 +122,7 @@ impl ModelPlanner {
                 Ok(draft) => return Ok((draft, self.usage(spent))),
                 Err(error) if error.is_repairable() && !repaired => {
                     tracing::debug!(%error, "asking the model to correct its answer");
-                    messages.extend(prompt::repair(&(self.redact)(&content), &error.happened()));
+                    messages.extend(prompt::repair(&(self.redact)(&content), &error.flaw()));
                     repaired = true;
                 }
                 Err(error) => return Err(error),

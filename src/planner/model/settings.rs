@@ -1,8 +1,6 @@
-use super::{ModelError, price::Price};
+use super::{ApiKey, ModelError, Price};
 use crate::api::{ModelProviderSpec, StructuredOutput};
 use reqwest::Url;
-use reqwest::header::HeaderValue;
-use secrecy::{ExposeSecret, SecretString};
 use std::time::Duration;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -14,14 +12,14 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 
 /// Everything a [`ModelPlanner`](super::ModelPlanner) needs to know: a provider's spec with its defaults filled in, and
 /// the key itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ModelSettings {
     /// Where the API is, up to and including the version; without a trailing slash.
     pub base_url: String,
     /// The model's name at the provider.
     pub model: String,
     /// The API key; no `Authorization` header is sent when absent.
-    pub key: Option<SecretString>,
+    pub key: Option<ApiKey>,
     /// The longest that one call may take.
     pub timeout: Duration,
     /// How often a failed call is tried again.
@@ -50,7 +48,7 @@ pub fn settings(provider: &ModelProviderSpec, key: Option<String>) -> Result<Mod
     Ok(ModelSettings {
         base_url: base_url(&provider.base_url)?,
         model: model.to_owned(),
-        key: key.map(usable_key).transpose()?,
+        key: key.map(ApiKey::new).transpose()?,
         timeout: timeout(provider)?,
         retries: at_most("retries", provider.retries.unwrap_or(DEFAULT_RETRIES), 10)?,
         first_backoff: FIRST_BACKOFF,
@@ -63,22 +61,6 @@ pub fn settings(provider: &ModelProviderSpec, key: Option<String>) -> Result<Mod
             .map(|limit| at_least_one("rateLimit.requestsPerMinute", limit.requests_per_minute))
             .transpose()?,
     })
-}
-
-impl PartialEq for ModelSettings {
-    fn eq(&self, other: &Self) -> bool {
-        let exposed = |settings: &Self| settings.key.as_ref().map(|key| key.expose_secret().to_owned());
-        self.base_url == other.base_url
-            && self.model == other.model
-            && exposed(self) == exposed(other)
-            && self.timeout == other.timeout
-            && self.retries == other.retries
-            && self.first_backoff == other.first_backoff
-            && self.max_tokens == other.max_tokens
-            && self.price == other.price
-            && self.structured_output == other.structured_output
-            && self.requests_per_minute == other.requests_per_minute
-    }
 }
 
 fn base_url(text: &str) -> Result<String, ModelError> {
@@ -95,22 +77,6 @@ fn base_url(text: &str) -> Result<String, ModelError> {
         return Err(wrong("baseURL", "must end with its path, found a query or fragment".to_owned()));
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
-}
-
-fn usable_key(key: String) -> Result<SecretString, ModelError> {
-    // Secrets written with `echo` end in a line break.
-    let key = SecretString::from(key.trim());
-    if key.expose_secret().is_empty() {
-        return Err(wrong(
-            "apiKeySecretRef",
-            "must name a key of a Secret with a value, found an empty one".to_owned(),
-        ));
-    }
-    if HeaderValue::from_str(key.expose_secret()).is_err() {
-        let problem = "must name an API key, found a value with characters that cannot stand in an HTTP header";
-        return Err(wrong("apiKeySecretRef", problem.to_owned()));
-    }
-    Ok(key)
 }
 
 fn timeout(provider: &ModelProviderSpec) -> Result<Duration, ModelError> {
@@ -139,7 +105,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn spec(changes: Value) -> ModelProviderSpec {
+    fn spec(changes: &Value) -> ModelProviderSpec {
         let mut spec = json!({ "baseURL": "https://llm.example.com/openai/v1/", "model": "small" });
         for (name, value) in changes.as_object().unwrap() {
             spec[name] = value.clone();
@@ -149,7 +115,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_documentation() {
-        let settings = settings(&spec(json!({})), None).unwrap();
+        let settings = settings(&spec(&json!({})), None).unwrap();
         assert_eq!(settings.base_url, "https://llm.example.com/openai/v1");
         assert_eq!((settings.timeout, settings.retries, settings.max_tokens), (Duration::from_secs(30), 3, 4096));
         assert_eq!(settings.structured_output, StructuredOutput::JsonSchema);
@@ -159,7 +125,7 @@ mod tests {
     #[test]
     fn what_the_spec_says_is_taken() {
         let settings = settings(
-            &spec(json!({
+            &spec(&json!({
                 "timeout": "1m30s", "retries": 0, "maxTokens": 100, "structuredOutput": "Prompt",
                 "rateLimit": { "requestsPerMinute": 6 },
                 "price": { "prompt": "0.15", "completion": "0.60", "currency": "USD" }
@@ -168,7 +134,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!((settings.timeout, settings.retries, settings.max_tokens), (Duration::from_secs(90), 0, 100));
-        assert_eq!(settings.key.as_ref().unwrap().expose_secret(), "sk-abc");
+        assert_eq!(settings.key, Some(ApiKey::new("sk-abc".to_owned()).unwrap()));
         assert_eq!(settings.requests_per_minute, Some(6));
         assert!(settings.price.is_some());
         assert!(!format!("{settings:?}").contains("sk-abc"));
@@ -176,7 +142,7 @@ mod tests {
 
     #[test]
     fn settings_differ_when_only_the_key_does() {
-        let with = |key: &str| settings(&spec(json!({})), Some(key.to_owned())).unwrap();
+        let with = |key: &str| settings(&spec(&json!({})), Some(key.to_owned())).unwrap();
         assert_eq!(with("a"), with("a"));
         assert_ne!(with("a"), with("b"));
     }
@@ -202,9 +168,25 @@ mod tests {
         ];
         let text = cases
             .into_iter()
-            .map(|(changes, key)| settings(&spec(changes), key.map(str::to_owned)).unwrap_err().to_string() + "\n")
+            .map(|(changes, key)| settings(&spec(&changes), key.map(str::to_owned)).unwrap_err().to_string() + "\n")
             .collect::<String>();
         assert!(!text.contains("hunter2"));
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r#"
+        the model endpoint cannot be used: baseURL must be a URL: relative URL without a base; correct the ModelProvider
+        the model endpoint cannot be used: baseURL must begin with http:// or https://, found ftp://; correct the ModelProvider
+        the model endpoint cannot be used: baseURL must not hold a user name or password: put the key into a Secret and name it in apiKeySecretRef; correct the ModelProvider
+        the model endpoint cannot be used: baseURL must end with its path, found a query or fragment; correct the ModelProvider
+        the model endpoint cannot be used: model must be the name of a model, found nothing; correct the ModelProvider
+        the model endpoint cannot be used: timeout must be more than 0s and at most 1h, found 0ns; correct the ModelProvider
+        the model endpoint cannot be used: timeout must be more than 0s and at most 1h, found -5s; correct the ModelProvider
+        the model endpoint cannot be used: timeout must be more than 0s and at most 1h, found 3660s; correct the ModelProvider
+        the model endpoint cannot be used: retries must be at most 10, found 11; correct the ModelProvider
+        the model endpoint cannot be used: maxTokens must be at least 1, found 0; correct the ModelProvider
+        the model endpoint cannot be used: rateLimit.requestsPerMinute must be at least 1, found 0; correct the ModelProvider
+        the model endpoint cannot be used: price.prompt must be a decimal number such as 0.15, found '1,5'; correct the ModelProvider
+        the model endpoint cannot be used: price.currency must be an ISO 4217 code such as USD, found 'dollars'; correct the ModelProvider
+        the model endpoint cannot be used: apiKeySecretRef must name a key of a Secret with a value, found an empty one; correct the ModelProvider
+        the model endpoint cannot be used: apiKeySecretRef must name an API key, found a value with characters that cannot stand in an HTTP header; correct the ModelProvider
+        "#);
     }
 }

@@ -26,11 +26,11 @@ pub(crate) enum Reply {
 impl Reply {
     /// A completion with this content.
     pub(crate) fn content(content: impl Into<String>) -> Self {
-        Self::choice(json!({ "finish_reason": "stop", "message": { "role": "assistant", "content": content.into() } }))
+        Self::choice(&json!({ "finish_reason": "stop", "message": { "role": "assistant", "content": content.into() } }))
     }
 
     /// A completion with this one choice.
-    pub(crate) fn choice(choice: Value) -> Self {
+    pub(crate) fn choice(choice: &Value) -> Self {
         Self::json(
             200,
             &json!({
