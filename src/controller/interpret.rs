@@ -151,7 +151,7 @@ impl Interpreter<'_> {
         let begun = Instant::now();
         let proposal = propose(&input, &planners, first.as_deref(), &TOOLS).await;
         let kind = if proposal.proposed_by.model.is_some() { PlannerKind::Model } else { PlannerKind::Builtin };
-        let result = if proposal.notes.is_empty() { PlannerResult::Drafted } else { PlannerResult::FellBack };
+        let result = if proposal.notes.is_empty() { PlannerResult::Answered } else { PlannerResult::Failed };
         self.context.metrics.planner_asked(kind, result, begun.elapsed());
         Ok(proposal)
     }

@@ -4,7 +4,8 @@ use super::{command, plan, provider};
 use crate::api::{AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, StepState, UndoState};
 use crate::cluster::{Cluster, ClusterError};
 use crate::execute::SnapshotStore;
-use crate::telemetry::{Health, Metrics, Served, ServerError, serve};
+use crate::telemetry::server::{self, Served, ServerError};
+use crate::telemetry::{Health, Metrics};
 use futures::StreamExt;
 use kube::runtime::Controller;
 use kube::runtime::controller::Action;
@@ -51,8 +52,8 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let metrics = Metrics::new().map_err(|error| RunError::Metrics(error.to_string()))?;
     let health = Health::new(["commands", "plans", "providers"]);
     let served = Served { health: health.clone(), metrics: metrics.clone() };
-    let listener = crate::telemetry::bind(options.listen).await?;
-    let server = tokio::spawn(crate::telemetry::serve_on(listener, served, stop.clone()));
+    let listener = server::bind(options.listen).await?;
+    let serving = tokio::spawn(server::serve_on(listener, served, stop.clone()));
     let cluster = Cluster::connect().await?;
     let client = cluster.client();
     let reporter = Reporter { controller: "countersign".to_owned(), instance: options.instance.clone() };
@@ -100,7 +101,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         providers.run(provider::reconcile, on_error::<ModelProvider>, context.clone()).for_each(|_| async {}),
     );
     gauges.abort();
-    match server.await {
+    match serving.await {
         Ok(result) => Ok(result?),
         Err(_) => Ok(()),
     }

@@ -358,7 +358,9 @@ fn moved(step: &Step, live: Option<&Value>) -> Option<String> {
     let drifts = drift(&step.diff, live);
     let first = drifts.first()?;
     let more = if drifts.len() > 1 { format!(" (and {} more fields)", drifts.len() - 1) } else { String::new() };
-    Some(format!("{first}{more}"))
+    let value = |value: &Option<Value>| value.as_ref().map_or_else(|| "absent".to_owned(), ToString::to_string);
+    let (path, expected, found) = (&first.path, value(&first.expected), value(&first.found));
+    Some(format!("{path} was {expected} when the plan was made and is {found} now{more}"))
 }
 
 /// Whether the mutation that the journal speaks of is there.
@@ -384,7 +386,8 @@ fn moved_since(subject: &Subject<'_>, changes: &[FieldChange], live: Option<&Val
             Some(format!("{} was deleted and created again meanwhile", subject.target))
         }
         (Some(_), Some(live)) if subject.step.operation.delete.is_none() && subject.step.operation.evict.is_none() => {
-            drift(changes, live).first().map(|first| format!("{} moved meanwhile: {first}", subject.target))
+            // The path only: unlike the plan's own diff, these values may be secret.
+            drift(changes, live).first().map(|first| format!("{} was changed by somebody else in {}", subject.target, first.path))
         }
         _ => None,
     }

@@ -89,7 +89,10 @@ impl Effects {
         }
         let Inverse { patch, kept } = inverse(&snapshot.changes, &live);
         // A field that already has its old value needs nothing and is nobody else's change.
-        let kept: Vec<String> = kept.iter().filter(|drift| !drift.is_at_origin()).map(ToString::to_string).collect();
+        let origin = |path: &str| snapshot.changes.iter().find(|change| change.path == path).map(|change| &change.from);
+        // Paths only: the values may be secret.
+        let kept = kept.iter().filter(|drift| origin(&drift.path) != Some(&drift.found)).map(|drift| drift.path.clone());
+        let kept: Vec<String> = kept.collect();
         let stays = if kept.is_empty() { String::new() } else { format!("; others changed since and stay: {}", kept.join(", ")) };
         if patch.0.is_empty() {
             return Ok(Put::Back(format!("{} already is as before{stays}", subject.target)));
@@ -99,7 +102,7 @@ impl Effects {
         let options = WriteOptions { uid: now.uid, ..WriteOptions::default() };
         match self.access.perform(&subject.catalog, &operation, &options).await {
             Ok(_) => Ok(Put::Back(format!("put {} fields of {} back{stays}", snapshot.changes.len(), subject.target))),
-            Err(error) if error.is_conflict() || is_failed_test(&error) => Ok(Put::Again),
+            Err(error) if error.is_conflict() => Ok(Put::Again),
             Err(error) => Err(error.into()),
         }
     }
@@ -169,11 +172,6 @@ impl Effects {
         }
         Ok(alive)
     }
-}
-
-/// A `test` operation of a JSON patch that did not hold: the API server answers 422.
-fn is_failed_test(error: &ClusterError) -> bool {
-    error.server_message().is_some_and(|message| message.contains("test") && message.contains("fail"))
 }
 
 /// The manifest that creates a deleted object again: without what the API server sets, and without status.

@@ -39,7 +39,8 @@ pub async fn ground(
     steps: &[CompiledStep],
 ) -> Result<Vec<Grounded>, PlanError> {
     let grounder = Grounder { access, catalog, environments, steps };
-    stream::iter(steps).map(|step| grounder.ground(step)).buffered(PARALLEL).try_collect().await
+    let tries: Vec<_> = steps.iter().map(|step| grounder.ground(step)).collect();
+    stream::iter(tries).buffered(PARALLEL).try_collect().await
 }
 
 /// The risk of a plan by today's cluster, whatever the plan says of itself.

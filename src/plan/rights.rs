@@ -1,6 +1,6 @@
 use super::PlanError;
 use crate::api::{ExecutionPlanSpec, ObjectRef, Operation, QueryKind, Requester};
-use crate::cluster::{Asked, Catalog, Cluster, Review, Subject};
+use crate::cluster::{Asked, Catalog, Cluster, ClusterError, Review, Subject};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::BTreeSet;
 
@@ -102,17 +102,8 @@ pub(crate) fn rights_of(catalog: &Catalog, operation: &Operation) -> Vec<Asked> 
 /// [`PlanError::Refused`] naming who lacks what, all of it at once; [`PlanError::Cluster`] when it could not be asked.
 pub async fn check_rights(cluster: &Cluster, actors: &[Actor], asked: &[Asked]) -> Result<(), PlanError> {
     let questions = actors.iter().flat_map(|actor| asked.iter().map(move |right| (actor, right)));
-    let answers: Vec<Option<String>> = stream::iter(questions)
-        .map(|(actor, right)| async move {
-            match cluster.review(&actor.subject, right).await {
-                Ok(Review::Allowed) => Ok(None),
-                Ok(Review::Denied { .. }) => Ok(Some(format!("{} may not {right}", actor.called))),
-                Err(error) => Err(error),
-            }
-        })
-        .buffered(PARALLEL)
-        .try_collect()
-        .await?;
+    let reviews: Vec<_> = questions.map(|(actor, right)| lacks(cluster, actor, right)).collect();
+    let answers: Vec<Option<String>> = stream::iter(reviews).buffered(PARALLEL).try_collect().await?;
     let denied: Vec<String> = answers.into_iter().flatten().collect();
     if denied.is_empty() {
         return Ok(());
@@ -124,4 +115,12 @@ pub async fn check_rights(cluster: &Cluster, actors: &[Actor], asked: &[Asked]) 
         "Forbidden",
         format!("{shown}{more}. A plan may do only what both whoever asked and its service account may do."),
     ))
+}
+
+/// What the actor may not do, in a sentence; `None` when the actor may.
+async fn lacks(cluster: &Cluster, actor: &Actor, right: &Asked) -> Result<Option<String>, ClusterError> {
+    Ok(match cluster.review(&actor.subject, right).await? {
+        Review::Allowed => None,
+        Review::Denied { .. } => Some(format!("{} may not {right}", actor.called)),
+    })
 }

@@ -18,6 +18,8 @@ pub struct KindGroup {
     admit: Option<Admit>,
     #[serde(default)]
     unowned: bool,
+    #[serde(default)]
+    cluster_wide: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -77,6 +79,18 @@ impl KindGroup {
             }
         }
         members
+    }
+
+    /// Whether the kind is a member.
+    #[must_use]
+    pub fn contains_kind(&self, kind: &ResourceKind) -> bool {
+        self.members.iter().any(|pattern| names(pattern, kind))
+    }
+
+    /// Whether the word is about the whole cluster unless a place is named.
+    #[must_use]
+    pub fn is_cluster_wide(&self) -> bool {
+        self.cluster_wide
     }
 
     /// Whether an object of a member kind belongs to the group: an nginx Deployment is no database, a postgres one is.
