@@ -106,3 +106,18 @@ impl Catalog {
         names
     }
 }
+
+/// A namespaced kind of the core group that every cluster serves.
+pub(super) fn core_kind(kind: &str, plural: &str) -> ResourceKind {
+    ResourceKind {
+        group: String::new(),
+        version: "v1".to_owned(),
+        kind: kind.to_owned(),
+        plural: plural.to_owned(),
+        singular: kind.to_ascii_lowercase(),
+        short_names: Vec::new(),
+        namespaced: true,
+        verbs: Vec::new(),
+        subresources: Vec::new(),
+    }
+}
