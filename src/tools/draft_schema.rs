@@ -82,7 +82,7 @@ fn enumeration(members: &Map<String, Value>) -> Option<Value> {
                 values.push(value.clone());
             }
             (None, Some(several)) => {
-                values.extend(several.iter().filter_map(|value| value.as_str().map(str::to_owned)))
+                values.extend(several.iter().filter_map(|value| value.as_str().map(str::to_owned)));
             }
             _ => return None,
         }
@@ -97,8 +97,10 @@ mod tests {
     const KEYWORDS: [&str; 8] =
         ["type", "enum", "description", "items", "anyOf", "properties", "required", "additionalProperties"];
 
+    type Visit<'v> = &'v mut dyn FnMut(&Map<String, Value>, &str, usize);
+
     /// Calls `visit` with every schema within `schema`, and how many objects it lies within.
-    fn walk(schema: &Value, path: &str, depth: usize, visit: &mut dyn FnMut(&Map<String, Value>, &str, usize)) {
+    fn walk(schema: &Value, path: &str, depth: usize, visit: Visit<'_>) {
         let members = schema.as_object().unwrap_or_else(|| panic!("{path} is no object: {schema}"));
         visit(members, path, depth);
         for (name, property) in members.get("properties").and_then(Value::as_object).into_iter().flatten() {
