@@ -82,7 +82,7 @@ fn enumeration(members: &Map<String, Value>) -> Option<Value> {
                 values.push(value.clone());
             }
             (None, Some(several)) => {
-                values.extend(several.iter().filter_map(|value| value.as_str().map(str::to_owned)))
+                values.extend(several.iter().filter_map(|value| value.as_str().map(str::to_owned)));
             }
             _ => return None,
         }
@@ -93,12 +93,15 @@ fn enumeration(members: &Map<String, Value>) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tools::{Found, ToolError};
 
     const KEYWORDS: [&str; 8] =
         ["type", "enum", "description", "items", "anyOf", "properties", "required", "additionalProperties"];
 
+    type Visit<'v> = &'v mut dyn FnMut(&Map<String, Value>, &str, usize);
+
     /// Calls `visit` with every schema within `schema`, and how many objects it lies within.
-    fn walk(schema: &Value, path: &str, depth: usize, visit: &mut dyn FnMut(&Map<String, Value>, &str, usize)) {
+    fn walk(schema: &Value, path: &str, depth: usize, visit: Visit<'_>) {
         let members = schema.as_object().unwrap_or_else(|| panic!("{path} is no object: {schema}"));
         visit(members, path, depth);
         for (name, property) in members.get("properties").and_then(Value::as_object).into_iter().flatten() {
@@ -181,5 +184,41 @@ mod tests {
         let intent = &draft_schema()["properties"]["intent"];
         assert_eq!(intent["enum"][0], "create");
         assert!(intent["description"].as_str().unwrap().contains("troubleshoot: Find out why something fails."));
+    }
+
+    /// The least that `schema` lets a model say.
+    fn least(schema: &Value) -> Value {
+        if let Some(branches) = schema.get("anyOf").and_then(Value::as_array) {
+            let nullable = branches.iter().find(|branch| branch["type"] == "null");
+            return least(nullable.unwrap_or(&branches[0]));
+        }
+        let kinds: Vec<&str> = match &schema["type"] {
+            Value::String(one) => vec![one],
+            several => several.as_array().unwrap().iter().filter_map(Value::as_str).collect(),
+        };
+        match kinds.as_slice() {
+            kinds if kinds.contains(&"null") => Value::Null,
+            ["object"] => {
+                let properties = schema["properties"].as_object().unwrap();
+                properties.iter().map(|(name, property)| (name.clone(), least(property))).collect()
+            }
+            ["array"] => json!([]),
+            ["boolean"] => json!(false),
+            ["number" | "integer"] => json!(0),
+            ["string"] => schema.get("enum").map_or_else(|| json!(""), |values| values[0].clone()),
+            other => panic!("no instance of {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_least_that_a_model_may_say_is_read_and_asked_about() {
+        let schema = draft_schema();
+        assert!(serde_json::from_value::<Draft>(least(&schema)).unwrap().tool_calls.is_empty());
+        for (tool, call) in registry().iter().zip(schema.pointer(CALL).unwrap()["anyOf"].as_array().unwrap()) {
+            let call: crate::draft::ToolCall = serde_json::from_value(least(call)).unwrap();
+            assert_eq!(call.tool, tool.name());
+            let asked = tool.targets(&call.parameters).and_then(|_| tool.compile(&call.parameters, &Found::default()));
+            assert!(matches!(asked, Err(ToolError::Ask { .. })), "{}: {asked:?}", tool.name());
+        }
     }
 }

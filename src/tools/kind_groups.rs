@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 /// A word for several kinds.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KindGroup {
     name: String,
     words: Vec<String>,
@@ -81,13 +81,13 @@ impl KindGroup {
         members
     }
 
-    /// Whether the kind is a member.
+    /// Whether the kind is a member of the group.
     #[must_use]
     pub fn contains_kind(&self, kind: &ResourceKind) -> bool {
         self.members.iter().any(|pattern| names(pattern, kind))
     }
 
-    /// Whether the word is about the whole cluster unless a place is named.
+    /// Whether the group is about the whole cluster where no namespace is named: infrastructure is, databases are not.
     #[must_use]
     pub fn is_cluster_wide(&self) -> bool {
         self.cluster_wide
@@ -232,6 +232,19 @@ mod tests {
                 "instances.rds.aws.upbound.io"
             ]
         );
+    }
+
+    #[test]
+    fn membership_of_one_kind_agrees_with_the_members() {
+        let catalog = catalog();
+        for group in kind_groups() {
+            let members = group.members(&catalog);
+            for kind in &catalog.kinds {
+                assert_eq!(group.contains_kind(kind), members.contains(&kind), "{} {}", group.name(), kind.plural);
+            }
+        }
+        let wide: Vec<_> = kind_groups().iter().filter(|group| group.is_cluster_wide()).map(KindGroup::name).collect();
+        assert_eq!(wide, ["infrastructure"]);
     }
 
     #[test]

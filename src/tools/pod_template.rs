@@ -62,7 +62,7 @@ impl<'o> PodTemplate<'o> {
     /// # Errors
     /// A question that names the containers, when there are several.
     pub fn only_container(&self, owner: &impl std::fmt::Display) -> Result<Container<'o>, ToolError> {
-        one_of(self.containers(), owner)
+        one_of(&self.containers(), owner)
     }
 
     /// The ports that the containers say they listen on: number and name.
@@ -81,10 +81,10 @@ impl<'o> PodTemplate<'o> {
 /// # Errors
 /// A question that names the containers, when there are several.
 pub(super) fn one_of<'o>(
-    containers: Vec<Container<'o>>,
+    containers: &[Container<'o>],
     owner: &impl std::fmt::Display,
 ) -> Result<Container<'o>, ToolError> {
-    match containers.as_slice() {
+    match containers {
         [one] => Ok(one.clone()),
         several => Err(ToolError::Ask {
             question: format!("{owner} has the containers {}. Which one is meant?", names(several.iter().cloned())),

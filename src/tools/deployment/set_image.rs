@@ -145,7 +145,7 @@ fn step(subject: &FoundObject, new: &NewImage, named: Option<&str>) -> Result<Op
         .ok_or_else(|| ToolError::invalid(format!("{reference} has no containers, so there is no image to change")))?;
     let container = match named {
         Some(name) => template.container(name, reference)?,
-        None => chosen(template.containers(), new, reference)?,
+        None => chosen(&template.containers(), new, reference)?,
     };
     let image = new_image(&container, new, reference)?;
     let to = image.to_string();
@@ -174,7 +174,7 @@ fn step(subject: &FoundObject, new: &NewImage, named: Option<&str>) -> Result<Op
 
 /// The only container, or the only one that runs another version of the same image.
 fn chosen<'o>(
-    containers: Vec<Container<'o>>,
+    containers: &[Container<'o>],
     new: &NewImage,
     reference: &impl std::fmt::Display,
 ) -> Result<Container<'o>, ToolError> {

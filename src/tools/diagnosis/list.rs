@@ -1,7 +1,9 @@
 use crate::api::{ActionType, Operation, Query, QueryKind, ResourceCategory};
 use crate::cluster::ResourceKind;
+use crate::tools::pod_template::PodTemplate;
 use crate::tools::{
-    Expect, Found, ProposedStep, Target, TargetQuery, Tool, ToolError, kind_group, parameters::schema, parse, subject,
+    Expect, Found, FoundObject, KindGroup, ProposedStep, Target, TargetQuery, Tool, ToolError, kind_group,
+    parameters::schema, parse, subject,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -31,7 +33,7 @@ impl Parameters {
 
     /// Whether which objects are meant can only be told by reading them.
     fn is_filtered(&self) -> bool {
-        self.target.kind.as_deref().and_then(kind_group).is_some_and(|group| group.is_filtered())
+        self.target.kind.as_deref().and_then(kind_group).is_some_and(KindGroup::is_filtered)
     }
 }
 
@@ -82,16 +84,7 @@ impl Tool for List {
         parameters.check()?;
         let target = &parameters.target;
         if parameters.is_filtered() {
-            // A table of the whole kind would hold what does not belong to the group.
-            return Ok(found
-                .all(subject::ROLE)
-                .iter()
-                .map(|object| {
-                    let reference = &object.reference;
-                    let named = Some(format!("metadata.name={}", reference.name));
-                    list(&object.kind, reference.namespace.as_deref(), None, named, format!("List {reference}"))
-                })
-                .collect());
+            return Ok(one_by_one(found.all(subject::ROLE), target));
         }
         let by_name = target.name.as_ref().map(|name| format!("metadata.name={name}"));
         let mut steps = Vec::new();
@@ -115,6 +108,29 @@ impl Tool for List {
         }
         Ok(steps)
     }
+}
+
+/// A query for each object that belongs to the group by what it runs, since a table of its whole kind would hold what
+/// does not belong; a query for each kind and namespace of the others.
+fn one_by_one(objects: &[FoundObject], target: &Target) -> Vec<ProposedStep> {
+    let mut steps: Vec<ProposedStep> = Vec::new();
+    for FoundObject { reference, kind, object, .. } in objects {
+        if target.name.as_ref().is_some_and(|name| *name != reference.name) {
+            continue;
+        }
+        let namespace = reference.namespace.as_deref();
+        let by_name = || Some(format!("metadata.name={}", reference.name));
+        let step = if target.name.is_some() || PodTemplate::of(object).is_some() {
+            list(kind, namespace, None, by_name(), format!("List {reference}"))
+        } else {
+            let place = namespace.map(|namespace| format!(" in {namespace}")).unwrap_or_default();
+            list(kind, namespace, target.selector.clone(), None, format!("List {}{place}", kind.plural))
+        };
+        if !steps.contains(&step) {
+            steps.push(step);
+        }
+    }
+    steps
 }
 
 fn list(
@@ -208,7 +224,10 @@ mod tests {
         assert_eq!(query.kind.as_deref(), Some("StatefulSet"));
         assert_eq!(query.namespace.as_deref(), Some("production"));
         assert_eq!(query.field_selector.as_deref(), Some("metadata.name=orders-db"));
-        assert_eq!(compile(&List, call, &found(&[])), Ok(vec![]));
+        assert_eq!(compile(&List, call.clone(), &found(&[])), Ok(vec![]));
+        let gadget = |name: &str| json!({ "apiVersion": "example.dev/v1", "kind": "Gadget", "metadata": { "name": name, "namespace": "staging" } });
+        let query = step(&List, call, &found(&[gadget("a"), gadget("b")])).operation.query.unwrap();
+        assert_eq!((query.namespace.as_deref(), query.field_selector), (Some("staging"), None));
     }
 
     #[test]

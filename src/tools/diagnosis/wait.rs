@@ -119,19 +119,22 @@ impl Tool for Wait {
         let (until, timeout) = (parameters.until()?, parameters.timeout()?);
         let target = &parameters.target;
         let named = target.name.is_some() || target.all || target.selector.is_some();
-        let objects = found.all(subject::ROLE);
-        if until == WaitUntil::Absent && named && objects.is_empty() {
-            return Ok(Vec::new());
-        }
-        if until == WaitUntil::Absent && target.name.is_some() && objects.len() > 1 {
-            return Err(which_of(objects));
+        if until == WaitUntil::Absent && named {
+            // Everything of the kind was looked up, since the lookup by name insists that there is one.
+            let is_meant =
+                |object: &&FoundObject| target.name.as_ref().is_none_or(|name| object.reference.name == *name);
+            let meant: Vec<_> = found.all(subject::ROLE).iter().filter(is_meant).collect();
+            if target.name.is_some() && meant.len() > 1 {
+                return Err(which_of(&meant));
+            }
+            return Ok(meant.into_iter().map(|object| step(object, until, None, timeout)).collect());
         }
         let subjects = subject::subjects(target, found, "waited for")?;
         Ok(subjects.iter().map(|subject| step(subject, until, parameters.condition.clone(), timeout)).collect())
     }
 }
 
-fn which_of(objects: &[FoundObject]) -> ToolError {
+fn which_of(objects: &[&FoundObject]) -> ToolError {
     let choices: Vec<_> = objects.iter().map(|object| object.reference.to_string()).collect();
     ToolError::Ask { question: format!("Which one should be waited for: {}?", choices.join(", ")), choices }
 }
@@ -186,6 +189,7 @@ mod tests {
         let call = named(json!({ "until": "Absent" }));
         assert_eq!(Wait.targets(&map(call.clone())).unwrap()[0].expect, Expect::Any);
         assert_eq!(compile(&Wait, call.clone(), &found(&[])), Ok(vec![]));
+        assert_eq!(compile(&Wait, call.clone(), &found(&[deployment("staging", "other", "x")])), Ok(vec![]));
         insta::assert_snapshot!(error(&Wait, call, &found(&[checkout(), deployment("test", "checkout", "x")])),
             @"Which one should be waited for: Deployment staging/checkout, Deployment test/checkout?");
     }
