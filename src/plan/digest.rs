@@ -1,6 +1,7 @@
 //! The digest of a plan: what an approval refers to.
 
 use crate::api::ExecutionPlanSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
@@ -34,7 +35,10 @@ pub enum DigestError {
 /// # Errors
 /// [`DigestError`] when the spec holds an integer beyond 2^53 - 1, or a value that JSON cannot express.
 pub fn digest(spec: &ExecutionPlanSpec) -> Result<String, DigestError> {
-    let stored: ExecutionPlanSpec = serde_json::from_value(serde_json::to_value(spec)?)?;
+    let mut stored: ExecutionPlanSpec = serde_json::from_value(serde_json::to_value(spec)?)?;
+    for apply in stored.steps.iter_mut().filter_map(|step| step.operation.apply.as_mut()) {
+        normalize_metadata(&mut apply.manifest)?;
+    }
     let value = serde_json::to_value(stored)?;
     refuse_inexact(&value, &mut String::new())?;
     let hash = Sha256::digest(serde_json_canonicalizer::to_vec(&value)?);
@@ -42,6 +46,26 @@ pub fn digest(spec: &ExecutionPlanSpec) -> Result<String, DigestError> {
         let _ = write!(text, "{byte:02x}");
         text
     }))
+}
+
+/// Does to the metadata of an embedded object what the API server does on storing it: fields that `ObjectMeta` does
+/// not have and fields without content go. Metadata that it would refuse stays as it is.
+fn normalize_metadata(manifest: &mut Value) -> Result<(), DigestError> {
+    let Some(metadata) = manifest.get_mut("metadata") else { return Ok(()) };
+    let Ok(known) = serde_json::from_value::<ObjectMeta>(metadata.clone()) else { return Ok(()) };
+    let mut known = serde_json::to_value(known)?;
+    if let Value::Object(fields) = &mut known {
+        fields.retain(|name, field| match field {
+            Value::Null => false,
+            Value::String(text) => !text.is_empty(),
+            Value::Array(items) => !items.is_empty(),
+            Value::Object(members) => !members.is_empty(),
+            Value::Number(number) => name != "generation" || number.as_i64() != Some(0),
+            Value::Bool(_) => true,
+        });
+    }
+    *metadata = known;
+    Ok(())
 }
 
 fn refuse_inexact(value: &Value, path: &mut String) -> Result<(), DigestError> {
@@ -127,6 +151,20 @@ mod tests {
         assert!(digest(&spec).is_ok());
         spec.steps[0].operation.patch.as_mut().unwrap().body = json!(i64::MIN);
         assert!(digest(&spec).is_err());
+    }
+
+    #[test]
+    fn metadata_that_the_api_server_drops_is_not_part_of_it() {
+        let of = |metadata: Value| {
+            let manifest = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata });
+            let step = Step { operation: Operation::apply(manifest), ..Step::default() };
+            digest(&ExecutionPlanSpec { steps: vec![step], ..ExecutionPlanSpec::default() }).unwrap()
+        };
+        let stored = of(json!({ "name": "a", "labels": { "b": "" } }));
+        let built = json!({ "name": "a", "labels": { "b": "" }, "annotations": {}, "creationTimestamp": null, "generation": 0, "x": 1 });
+        assert_eq!(of(built), stored);
+        assert_ne!(of(json!({ "name": "a", "labels": { "b": "c" } })), stored);
+        assert_ne!(of(json!({ "name": "a" })), stored);
     }
 
     fn json_values() -> impl Strategy<Value = Value> {
