@@ -28,6 +28,8 @@ pub struct RunOptions {
     pub namespace: String,
     /// Name of this replica, for events.
     pub instance: Option<String>,
+    /// How many commands and how many plans are worked on at the same time.
+    pub workers: u16,
 }
 
 /// Why the operator stopped.
@@ -70,16 +72,19 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         executions: Executions::default(),
         assessed: Mutex::new(HashMap::new()),
     });
+    let workers = || kube::runtime::controller::Config::default().concurrency(options.workers);
     // Finished objects are not watched: memory follows what is active, not what is stored.
     let active = || watcher::Config::default().labels(&format!("!{FINISHED_LABEL}"));
 
     let commands = Controller::new(Api::<AgentCommand>::all(client.clone()), active())
+        .with_config(workers())
         .owns(Api::<ExecutionPlan>::all(client.clone()), active())
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     let _ = context.commands.set(commands.store());
     announce(&health, "commands", commands.store());
 
     let plans = Controller::new(Api::<ExecutionPlan>::all(client.clone()), active())
+        .with_config(workers())
         .watches(Api::<PlanApproval>::all(client.clone()), watcher::Config::default(), |approval| {
             let namespace = approval.namespace().unwrap_or_default();
             Some(ObjectRef::new(&approval.spec.plan).within(&namespace))
