@@ -1,4 +1,4 @@
-use super::{Requester, Risk, RiskLevel, schema};
+use super::{Requester, Risk, RiskLevel, rules, schema};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::core::Duration;
 use kube::{CustomResource, KubeSchema};
@@ -31,9 +31,10 @@ use std::fmt;
 #[serde(rename_all = "camelCase")]
 pub struct AgentCommandSpec {
     /// What is wanted, in your own words: "scale checkout to 5 in staging", "why does payments crash?".
-    #[schemars(length(min = 1, max = 10_000), pattern(r"^[^\x00-\x08\x0B\x0C\x0E-\x1F\x7F]*$"))]
-    #[x_kube(validation = Rule::new("self.matches('[^\\\\s]')").message("request is empty: say what you want, for example \"scale checkout to 5 in staging\""))]
-    #[x_kube(validation = Rule::new("!self.matches('(?i)(rm\\\\s+-(rf|fr|r\\\\s+-f)|(curl|wget)[^|]{0,500}[|]\\\\s*(sudo\\\\s+)?(ba|z|da)?sh\\\\b|:[(][)][{]|mkfs[.]|dd\\\\s+if=|/dev/tcp/|nsenter\\\\s|chroot\\\\s+/host)')").message("request holds a shell command (such as rm -rf or curl | sh): countersign runs no shell; say what the cluster should look like instead"))]
+    #[schemars(length(max = 10_000))]
+    #[x_kube(validation = rules::request_has_words())]
+    #[x_kube(validation = rules::request_is_plain_text())]
+    #[x_kube(validation = rules::request_is_no_shell())]
     pub request: String,
 
     /// Ties this request to earlier ones of the same session, so that "make it five instead" is understood.
@@ -48,7 +49,8 @@ pub struct AgentCommandSpec {
 
     /// The service account of this namespace that the steps run as, by impersonation; `default` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::service_account_name())]
     pub service_account_name: Option<String>,
 
     /// Where the request belongs, when the words do not say so.
