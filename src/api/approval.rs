@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
     category = "countersign",
     status = "PlanApprovalStatus",
     derive = "PartialEq",
+    selectable = ".spec.plan",
     doc = "One person's word on exactly one plan. Deleting it before execution starts takes the word back.",
     printcolumn(name = "Plan", type_ = "string", json_path = ".spec.plan"),
     printcolumn(name = "Decision", type_ = "string", json_path = ".spec.decision"),

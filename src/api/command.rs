@@ -18,6 +18,7 @@ use std::fmt;
     category = "countersign",
     status = "AgentCommandStatus",
     derive = "PartialEq",
+    selectable = ".spec.session",
     doc = "A request in plain words: what somebody wants from the cluster. countersign answers it, or turns it into an ExecutionPlan.",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Risk", type_ = "string", json_path = ".status.plan.risk"),
@@ -182,6 +183,10 @@ pub struct AgentCommandStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// Digest of what was asked for: everything in the spec that makes another plan when it changes. Feedback, for
+    /// example, does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_digest: Option<String>,
     /// Where the command stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<CommandPhase>,
@@ -204,6 +209,9 @@ pub struct AgentCommandStatus {
     /// What the planner used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// How often the plan was made anew because the cluster had moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replans: Option<u32>,
     /// When work on this generation began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,

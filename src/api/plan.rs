@@ -72,6 +72,10 @@ pub struct ExecutionPlanSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 
+    /// The plan is for reading: it is never carried out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plan_only: bool,
+
     /// Watch the changed workloads for this long after the last step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observe: Option<super::Observe>,
@@ -326,6 +330,8 @@ pub struct ExecutionPlanStatus {
 /// Where a plan stands.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 pub enum PlanPhase {
+    /// For reading only (`planOnly`).
+    Planned,
     /// Waits for approvals.
     AwaitingApproval,
     /// Approved; starts as soon as it may.
@@ -367,6 +373,7 @@ impl PlanPhase {
 impl fmt::Display for PlanPhase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Planned => "Planned",
             Self::AwaitingApproval => "AwaitingApproval",
             Self::Approved => "Approved",
             Self::Executing => "Executing",

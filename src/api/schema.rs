@@ -42,6 +42,6 @@ pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": ["string", "null"],
         "maxLength": 32,
-        "pattern": "^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$"
+        "pattern": "^([0-9]{1,12}(\\.[0-9]{1,9})?(ms|s|m|h))+$"
     })
 }

@@ -11,17 +11,28 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
 // tool is one binary, built from the module under e2e/tools that pins its version.
 type tool struct {
-	name    string
-	module  string
-	pkg     string
-	flags   string // for the linker
-	forBoot bool   // `up` needs it
+	name   string
+	module string
+	pkg    string
+	flags  string // for the linker
+	needed need
+	files  string // of the module, to be copied beside the binary
 }
+
+// need tells who asks for a tool: every `up`, every `build`, or only a `build --only` that names it.
+type need int
+
+const (
+	forBoot need = iota
+	forTests
+	byName
+)
 
 // A client refuses a server whose version it cannot parse, and an unstamped build says v0.0.0-master.
 const kubernetesVersion = "v1.36.3"
@@ -38,14 +49,17 @@ func kubernetesFlags() string {
 func tools() []tool {
 	k := kubernetesFlags()
 	return []tool{
-		{"etcd", "etcd", "go.etcd.io/etcd/server/v3", "", true},
-		{"kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", k, true},
-		{"kube-controller-manager", "kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager", k, true},
-		{"kube-scheduler", "kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", k, true},
-		{"kubectl", "kubernetes", "k8s.io/kubernetes/cmd/kubectl", k, true},
-		{"kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok", "", true},
-		{"kubeconform", "kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform", "", false},
-		{"helm", "helm", "helm.sh/helm/v4/cmd/helm", "", false},
+		{"etcd", "etcd", "go.etcd.io/etcd/server/v3", "", forBoot, ""},
+		{"kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", k, forBoot, ""},
+		{"kube-controller-manager", "kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager", k, forBoot, ""},
+		{"kube-scheduler", "kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", k, forBoot, ""},
+		{"kubectl", "kubernetes", "k8s.io/kubernetes/cmd/kubectl", k, forBoot, ""},
+		{"kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok", "", forBoot, ""},
+		{"kubeconform", "kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform", "", forTests, ""},
+		{"helm", "helm", "helm.sh/helm/v4/cmd/helm", "", forTests, ""},
+		// Large, and of use to one kind of test only.
+		{"source-controller", "source-controller", "github.com/fluxcd/source-controller", "", byName, "config/crd/bases/*.yaml"},
+		{"kustomize-controller", "kustomize-controller", "github.com/fluxcd/kustomize-controller", "", byName, "config/crd/bases/*.yaml"},
 	}
 }
 
@@ -87,9 +101,9 @@ func (t tool) fresh(d dirs) (bool, error) {
 	return err == nil, nil
 }
 
-// build makes the named tools ("" for all of them) if they are not there or were built from something else.
+// build makes the named tools ("" for all that the tests need) if they are not there or were built from something else.
 func build(ctx context.Context, d dirs, only string) error {
-	wanted := tools()
+	wanted := slices.DeleteFunc(tools(), func(t tool) bool { return t.needed == byName })
 	if only != "" {
 		wanted = nil
 		for n := range strings.SplitSeq(only, ",") {
@@ -104,7 +118,7 @@ func build(ctx context.Context, d dirs, only string) error {
 }
 
 func buildForBoot(ctx context.Context, d dirs) error {
-	return buildTools(ctx, d, slices.DeleteFunc(tools(), func(t tool) bool { return !t.forBoot }))
+	return buildTools(ctx, d, slices.DeleteFunc(tools(), func(t tool) bool { return t.needed != forBoot }))
 }
 
 func stale(d dirs, wanted []tool) ([]tool, error) {
@@ -171,9 +185,7 @@ func (t tool) build(ctx context.Context, d dirs, goCmd, nth string, began time.T
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOTOOLCHAIN=local", "GOWORK=off")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	// An interrupted go ends its compilers itself, a killed one leaves them.
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 10 * time.Second
+	interruptible(cmd)
 	done := make(chan struct{})
 	go func() {
 		tick := time.NewTicker(30 * time.Second)
@@ -198,8 +210,39 @@ func (t tool) build(ctx context.Context, d dirs, goCmd, nth string, began time.T
 	if err := os.Rename(tmp, d.tool(t.name)); err != nil {
 		return fmt.Errorf("cannot put %s in place: %w", t.name, err)
 	}
+	if err := t.copyFiles(ctx, d, goCmd); err != nil {
+		return err
+	}
 	if err := os.WriteFile(t.stampFile(d), []byte(stamp), 0o644); err != nil {
 		return fmt.Errorf("cannot note what %s was built from: %w", t.name, err)
+	}
+	return nil
+}
+
+// copyFiles takes what belongs to a program but is not in it, such as the definitions of the kinds that it serves.
+func (t tool) copyFiles(ctx context.Context, d dirs, goCmd string) error {
+	if t.files == "" {
+		return nil
+	}
+	cmd := exec.CommandContext(ctx, goCmd, "list", "-m", "-f", "{{.Dir}}", t.pkg)
+	cmd.Dir = filepath.Join(d.repo, "e2e", "tools", t.module)
+	cmd.Env = append(os.Environ(), "GOTOOLCHAIN=local", "GOWORK=off")
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("cannot find the sources of %s: %w", t.name, err)
+	}
+	found, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(out)), t.files))
+	if err != nil || len(found) == 0 {
+		return fmt.Errorf("found no %s in the sources of %s: %v", t.files, t.name, err)
+	}
+	for _, f := range found {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return fmt.Errorf("cannot read a file of %s: %w", t.name, err)
+		}
+		if err := writeFile(filepath.Join(d.cache, "share", t.name, filepath.Base(f)), b, 0o644); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -215,6 +258,14 @@ func findGo() (string, error) {
 			"install Go or set GO to its command", goCmd)
 	}
 	return path, nil
+}
+
+// interruptible makes that a build ends with all of its compilers when the context does. They are a process group of
+// their own, since a signal to the one that was started would leave the others behind.
+func interruptible(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	cmd.WaitDelay = 10 * time.Second
 }
 
 func progress(format string, args ...any) {

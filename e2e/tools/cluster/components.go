@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -213,10 +214,15 @@ func (c *cluster) ready(ctx context.Context, k component) error {
 func (c *cluster) await(ctx context.Context, who, what string, limit time.Duration, check func(context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTooLate)
 	defer cancel()
+	var last error
 	for {
 		err := check(ctx)
 		if err == nil {
 			return nil
+		}
+		// What the deadline cut short says less than what was heard before.
+		if ctx.Err() == nil || last == nil {
+			last = err
 		}
 		if !c.Procs[who].alive() {
 			return fmt.Errorf("%s ended before it was ready; its last lines:\n%s", who, c.tail(who))
@@ -226,14 +232,14 @@ func (c *cluster) await(ctx context.Context, who, what string, limit time.Durati
 			if context.Cause(ctx) != errTooLate {
 				return ctx.Err()
 			}
-			return fmt.Errorf("%s was not ready after %s: %w; the last lines of %s:\n%s", what, limit, err, who, c.tail(who))
+			return fmt.Errorf("%w: %s not ready after %s: %v; the last lines of %s:\n%s", errTooLate, what, limit, last, who, c.tail(who))
 		case <-c.ended[who]:
 		case <-time.After(25 * time.Millisecond):
 		}
 	}
 }
 
-var errTooLate = fmt.Errorf("too late")
+var errTooLate = errors.New("gave up waiting")
 
 // tail is what a component said last.
 func (c *cluster) tail(name string) string {

@@ -64,6 +64,9 @@ func (p *proc) frozen() bool { return p.state() == 'T' }
 
 // signal reaches this process or nothing: the handle is taken first, and only then is it checked whose it is.
 func (p *proc) signal(sig syscall.Signal) error {
+	if !p.alive() {
+		return nil
+	}
 	h, err := os.FindProcess(p.Pid)
 	if err != nil {
 		return nil
@@ -88,7 +91,7 @@ func (p *proc) waitGone(limit time.Duration) bool {
 }
 
 // stop asks, waits, and insists.
-func (p *proc) stop(grace time.Duration) error {
+func (p *proc) stop(what string, grace time.Duration) error {
 	if !p.alive() {
 		return nil
 	}
@@ -102,6 +105,7 @@ func (p *proc) stop(grace time.Duration) error {
 	if p.waitGone(grace) {
 		return nil
 	}
+	progress("%s did not end within %s of being asked to, and is killed", what, grace)
 	return p.kill()
 }
 

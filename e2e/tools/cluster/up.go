@@ -37,9 +37,17 @@ func up(ctx context.Context, d dirs, o *options) error {
 		return err
 	}
 	if err := c.bringUp(ctx, o, fresh); err != nil {
-		left, cleanErr := c.giveUp(fresh, err)
+		interrupted := ctx.Err() != nil
+		cleanErr := c.giveUp(fresh, interrupted)
 		gone = fresh && cleanErr == nil
-		return errors.Join(left, cleanErr)
+		switch {
+		case interrupted && cleanErr == nil:
+			return ctx.Err()
+		case fresh:
+			// The message names logs, which are kept elsewhere now.
+			err = errors.New(strings.ReplaceAll(err.Error(), c.path("logs"), c.keptLogs()))
+		}
+		return errors.Join(err, cleanErr)
 	}
 	c.printExports(os.Stdout)
 	return nil
@@ -243,21 +251,18 @@ func (c *cluster) kubectlOutput(ctx context.Context, stdin io.Reader, args ...st
 }
 
 // giveUp undoes what this run started. A cluster that was there before keeps its data and what ran in it.
-func (c *cluster) giveUp(fresh bool, why error) (error, error) {
+func (c *cluster) giveUp(fresh, interrupted bool) error {
 	if fresh {
 		if _, err := os.Stat(c.dir); err != nil {
-			return why, nil // it did not get as far as to start anything
+			return nil // it did not get as far as to start anything
 		}
-		logs := c.path("logs")
-		err := c.remove(true)
-		// The message names a file, which is now elsewhere.
-		return errors.New(strings.ReplaceAll(why.Error(), logs, c.keptLogs())), err
+		return c.remove(!interrupted)
 	}
 	var errs []error
 	for name := range c.ended {
 		errs = append(errs, c.Procs[name].kill())
 	}
-	return why, errors.Join(append(errs, c.save())...)
+	return errors.Join(append(errs, c.save())...)
 }
 
 func (c *cluster) keptLogs() string { return filepath.Join(c.dirs.state, c.Name+".logs") }
@@ -440,6 +445,9 @@ func status(d dirs, o *options) error {
 	return nil
 }
 
+// grace is short because the API server, asked to end, waits a minute for the watches of the others to go away.
+const grace = 3 * time.Second
+
 func controlCommand(ctx context.Context, d dirs, o *options, verb, name string) error {
 	k, err := findComponent(name)
 	if err != nil {
@@ -476,11 +484,11 @@ func controlCommand(ctx context.Context, d dirs, o *options, verb, name string) 
 	case "start":
 		return start()
 	case "stop":
-		return c.Procs[name].stop(20 * time.Second)
+		return c.Procs[name].stop(name, grace)
 	case "kill":
 		return c.Procs[name].kill()
 	case "restart":
-		if err := c.Procs[name].stop(20 * time.Second); err != nil {
+		if err := c.Procs[name].stop(name, grace); err != nil {
 			return err
 		}
 		return start()
