@@ -3,6 +3,8 @@
 //! There are two behind one function: the built-in planner (`builtin`), a grammar that needs neither key nor network,
 //! and a language model behind an OpenAI-compatible API (`model`). Neither can do anything but fill in a draft.
 
+pub mod builtin;
+
 use crate::api::{CommandContext, Proposer, Usage};
 use crate::draft::Draft;
 
