@@ -11,15 +11,11 @@ use super::output::{OutputError, OutputFormat, When, print, story, structured, s
 use crate::api::{GROUP, VERSION};
 use crate::plan::digest::DigestError;
 use crate::telemetry::logging::LoggingError;
-use crate::tools::Tool;
 use clap::{CommandFactory, Parser, Subcommand};
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-/// The tools that this build offers.
-const TOOLS: &[&dyn Tool] = &[];
 
 /// Turns requests in plain words into reviewable plans, and runs only what somebody countersigned.
 #[derive(Debug, Parser)]
@@ -150,7 +146,7 @@ async fn execute(command: Command) -> Result<(), OperatorError> {
         Command::Crds { output_dir: Some(directory), .. } => crds::write(&directory)?,
         Command::Crds { output: Structured::Json, .. } => print(&crds::json()?)?,
         Command::Crds { output: Structured::Yaml, .. } => print(&crds::yaml()?)?,
-        Command::Tools { output } => print(&tool_list::render(TOOLS, output, style(When::Auto))?)?,
+        Command::Tools { output } => print(&tool_list::render(crate::tools::registry(), output, style(When::Auto))?)?,
         Command::Digest { file } => print(&format!("{}\n", digest_file::digest(&file)?))?,
         Command::Completion { shell } => {
             let mut script = Vec::new();

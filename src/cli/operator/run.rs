@@ -1,7 +1,11 @@
 use super::OperatorError;
+use crate::cli::output::story;
+use crate::controller;
 use crate::telemetry::logging::{self, LogFormat};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// How the operator runs. The cluster is the one of KUBECONFIG, or the one that the pod is in.
 #[derive(clap::Args, Clone, Debug)]
@@ -27,9 +31,38 @@ pub struct RunOptions {
     pub log: String,
 }
 
-/// Runs until it is told to stop.
+/// Runs until it is told to stop (SIGTERM or SIGINT); what is under way then goes on from its journal next time.
 pub(super) async fn run(options: RunOptions) -> Result<(), OperatorError> {
     let by_place = if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
     logging::init(options.log_format.unwrap_or(by_place), &options.log)?;
-    Err(OperatorError::Run("controller not linked".to_owned()))
+    let stop = CancellationToken::new();
+    let ordered = stop.clone();
+    tokio::spawn(async move {
+        told_to_stop().await;
+        tracing::info!("stopping");
+        ordered.cancel();
+    });
+    let wanted = controller::RunOptions {
+        listen: options.listen,
+        namespace: options.namespace,
+        instance: options.identity,
+        workers: options.workers,
+    };
+    controller::run(wanted, stop).await.map_err(|error| OperatorError::Run(story(&error)))
+}
+
+async fn told_to_stop() {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => terminate.recv().await,
+            Err(error) => {
+                tracing::warn!(%error, "SIGTERM cannot be caught: only SIGINT stops in order");
+                std::future::pending().await
+            }
+        }
+    };
+    tokio::select! {
+        _ = terminated => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
 }

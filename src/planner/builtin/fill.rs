@@ -1,0 +1,591 @@
+//! Filling the slots of a clause: one walk over its words, steered by role words, field words and what values look like.
+
+use super::language::RolePosition;
+use super::lexicon::{ClusterKinds, Grammar, Item};
+use super::sense::{Act, Direction, Environment, Field, Kind, Pronoun, Quantifier, Role, Sense};
+use super::slots::{Named, Pair, Place, Slots, Unused};
+use super::tokens::Mark;
+use super::values::Shape;
+use crate::planner::PlanningInput;
+use std::collections::HashSet;
+
+/// The word of the kind whose objects are places.
+const NAMESPACE: &str = "namespace";
+
+/// What the walk needs to know beside the words.
+pub(super) struct Surroundings<'a> {
+    pub grammar: &'a Grammar,
+    pub kinds: &'a ClusterKinds,
+    pub input: &'a PlanningInput,
+    /// Whether the request has capital letters only, so that capitals mean nothing.
+    pub shouted: bool,
+}
+
+/// Fills the slots of a clause with that verb at that place.
+pub(super) fn fill(items: &[Item], act: Option<Act>, verb_at: Option<usize>, around: &Surroundings) -> Slots {
+    let chunks = chunks(items, around.grammar.language.role_position);
+    let mut walk = Walk {
+        items,
+        act,
+        verb_at,
+        around,
+        chunks,
+        used: vec![false; items.len()],
+        decisive: HashSet::new(),
+        slots: Slots::default(),
+        field: None,
+        open_kind: false,
+        joined: false,
+        place_word: None,
+        all_here: false,
+        names_here: Vec::new(),
+        last_name: None,
+        nouns: Vec::new(),
+        states: Vec::new(),
+    };
+    walk.run();
+    walk.finish()
+}
+
+/// Role and number of the phrase that each item belongs to.
+fn chunks(items: &[Item], position: RolePosition) -> Vec<(Option<Role>, usize)> {
+    let role_of = |item: &Item| {
+        item.senses.iter().find_map(|sense| if let Sense::Role(role) = sense { Some(*role) } else { None })
+    };
+    let mut chunks = vec![(None, 0); items.len()];
+    let (mut role, mut number) = (None, 0);
+    let order: Box<dyn Iterator<Item = usize>> = match position {
+        RolePosition::Before => Box::new(0..items.len()),
+        RolePosition::After => Box::new((0..items.len()).rev()),
+    };
+    for at in order {
+        if let Some(next) = role_of(&items[at]) {
+            role = Some(next);
+            number += 1;
+        }
+        chunks[at] = (role, number);
+    }
+    chunks
+}
+
+/// Which word said that a place follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PlaceWord {
+    Namespace,
+    Environment,
+}
+
+pub(super) struct Walk<'a> {
+    pub(super) items: &'a [Item],
+    pub(super) act: Option<Act>,
+    verb_at: Option<usize>,
+    pub(super) around: &'a Surroundings<'a>,
+    chunks: Vec<(Option<Role>, usize)>,
+    pub(super) used: Vec<bool>,
+    decisive: HashSet<usize>,
+    pub(super) slots: Slots,
+    /// The field that waits for its value, and the phrase that it stands in.
+    pub(super) field: Option<(Field, usize)>,
+    /// Whether the last thing was a kind that waits for a name.
+    open_kind: bool,
+    /// Whether "and" or a comma stands before the word at hand.
+    joined: bool,
+    place_word: Option<PlaceWord>,
+    /// "All" within the phrase at hand.
+    all_here: bool,
+    /// Targets (by position) named in the phrase at hand.
+    names_here: Vec<usize>,
+    /// The item that was the last name.
+    last_name: Option<usize>,
+    nouns: Vec<usize>,
+    states: Vec<usize>,
+}
+
+impl<'a> Walk<'a> {
+    fn run(&mut self) {
+        let mut chunk = 0;
+        for at in 0..self.items.len() {
+            if self.chunks[at].1 != chunk {
+                chunk = self.chunks[at].1;
+                self.open_kind = false;
+                self.joined = false;
+                self.place_word = None;
+                self.all_here = false;
+                self.names_here.clear();
+                self.last_name = None;
+            }
+            if self.used[at] {
+                continue;
+            }
+            if self.verb_at == Some(at) || self.step(at) {
+                self.used[at] = true;
+            }
+        }
+    }
+
+    pub(super) fn role(&self, at: usize) -> Option<Role> {
+        self.chunks[at].0
+    }
+
+    pub(super) fn chunk(&self, at: usize) -> usize {
+        self.chunks[at].1
+    }
+
+    pub(super) fn acts(&self, acts: &[Act]) -> bool {
+        self.act.is_some_and(|act| acts.contains(&act))
+    }
+
+    /// Whether the clause makes something new.
+    pub(super) fn creates(&self) -> bool {
+        self.acts(&[Act::Deploy, Act::Run, Act::Create, Act::Make])
+    }
+
+    /// The next item with content.
+    pub(super) fn next(&self, at: usize) -> Option<&'a Item> {
+        self.items[at + 1..].iter().find(|item| !item.is_filler() || item.mark == Mark::Comma)
+    }
+
+    /// One word: whether something took it.
+    fn step(&mut self, at: usize) -> bool {
+        let item = &self.items[at];
+        if item.mark == Mark::Comma {
+            self.joined = true;
+            return true;
+        }
+        let is_role = item.can(|sense| matches!(sense, Sense::Role(_)));
+        if self.role(at) == Some(Role::Called) && !is_role && !item.is_filler() && self.slots.alias.is_none() {
+            self.slots.alias = Some(self.name_text(item));
+            return true;
+        }
+        if item.mark == Mark::Quoted {
+            return self.value(at);
+        }
+        if self.is_name_after_kind(at) {
+            return self.name(at);
+        }
+        if let Some(kind) = item.kind()
+            && item.senses.iter().all(|s| {
+                matches!(
+                    s,
+                    Sense::Kind(_) | Sense::Noun | Sense::Missing(_) | Sense::Verb(_) | Sense::State(_) | Sense::Vague
+                )
+            })
+            && self.kind(at, &kind.clone())
+        {
+            return true;
+        }
+        for sense in &item.senses {
+            if self.sense(at, sense) {
+                return true;
+            }
+        }
+        (item.senses.is_empty() || !matches!(item.shape, Shape::Word | Shape::Sign)) && self.value(at)
+    }
+
+    /// A listed word right behind a kind in the singular, with no better name following, is a name.
+    fn is_name_after_kind(&self, at: usize) -> bool {
+        let item = &self.items[at];
+        let weak = |sense: &Sense| {
+            matches!(sense, Sense::Environment(_) | Sense::State(_) | Sense::Verb(_) | Sense::Missing(_) | Sense::Vague)
+        };
+        let singular =
+            self.slots.targets.last().and_then(|target| target.kind.as_ref()).is_some_and(|kind| !kind.plural);
+        self.open_kind
+            && singular
+            && !item.senses.is_empty()
+            && item.senses.iter().all(weak)
+            && !self.next(at).is_some_and(Item::is_plain)
+    }
+
+    fn sense(&mut self, at: usize, sense: &Sense) -> bool {
+        let role = self.role(at);
+        match sense {
+            Sense::Role(_) | Sense::Filler => true,
+            Sense::Direction(direction) => self.direction(*direction),
+            Sense::Field(field) => self.name_field(at, *field),
+            Sense::Fraction(part) => self.fraction(role, *part),
+            Sense::Environment(environment) => self.environment(at, *environment),
+            Sense::Quantifier(quantifier) => {
+                match quantifier {
+                    Quantifier::All if matches!(role, Some(Role::In | Role::On | Role::From)) => self.all_here = true,
+                    Quantifier::All => self.slots.all = true,
+                    Quantifier::Everything => self.slots.everything = true,
+                    Quantifier::Everywhere => self.slots.all_namespaces = true,
+                }
+                true
+            }
+            Sense::Pronoun(Pronoun::There) => {
+                self.slots.there = true;
+                true
+            }
+            Sense::Pronoun(Pronoun::It) => {
+                // "this deployment": the noun behind it says what is meant.
+                let place = matches!(role, Some(Role::In | Role::On));
+                self.slots.there |= place;
+                self.slots.it |= !place;
+                true
+            }
+            Sense::Connector(_) => {
+                self.joined = true;
+                self.open_kind = false;
+                true
+            }
+            Sense::Kind(kind) => self.kind(at, kind),
+            Sense::State(state) if self.acts(&[Act::Wait]) => {
+                self.slots.until = Some(*state);
+                true
+            }
+            Sense::State(_) => {
+                self.states.push(at);
+                self.acts(&[Act::Ask, Act::Show, Act::Describe, Act::Diagnose])
+            }
+            Sense::ServiceType(kind) if self.creates() || self.acts(&[Act::Expose]) => {
+                self.slots.service_type = Some(*kind);
+                true
+            }
+            Sense::Noun => {
+                self.nouns.push(at);
+                true
+            }
+            Sense::FollowUp => {
+                self.slots.follow_up = true;
+                true
+            }
+            Sense::Negation | Sense::Condition => {
+                self.decisive.insert(at);
+                self.acts(&[Act::Diagnose])
+            }
+            Sense::Vague => {
+                self.slots.vague = true;
+                true
+            }
+            Sense::Missing(which) => {
+                self.slots.missing.get_or_insert(*which);
+                true
+            }
+            Sense::Verb(_) | Sense::Unit(_) | Sense::Number(_) | Sense::Multiplier(_) | Sense::ServiceType(_) => false,
+        }
+    }
+
+    fn direction(&mut self, direction: Direction) -> bool {
+        let turns = self.acts(&[
+            Act::Scale,
+            Act::ScaleUp,
+            Act::ScaleDown,
+            Act::Set,
+            Act::Make,
+            Act::Update,
+            Act::Roll,
+            Act::RollOut,
+            Act::Undo,
+        ]);
+        if turns {
+            self.slots.direction = Some(direction);
+        }
+        turns
+    }
+
+    fn name_field(&mut self, at: usize, field: Field) -> bool {
+        let in_place = matches!(self.role(at), Some(Role::In | Role::On | Role::From));
+        if field == Field::Environment {
+            let after_place = self.last_place_is_here(at);
+            if after_place {
+                let word =
+                    self.items[..at].iter().rev().find(|item| !item.is_filler()).map(|item| self.plain_place(item));
+                if let (Some(last), Some(word)) = (self.slots.places.last_mut(), word) {
+                    *last = Place::Environment(word);
+                }
+            }
+            self.place_word = (!after_place).then_some(PlaceWord::Environment);
+            return true;
+        }
+        if field == Field::Env && in_place && self.items[at].can(|sense| *sense == Sense::Field(Field::Environment)) {
+            return false;
+        }
+        self.field = Some((field, self.chunk(at)));
+        self.slots.fields.push(field);
+        true
+    }
+
+    /// Whether the item before is a place of the same phrase.
+    fn last_place_is_here(&self, at: usize) -> bool {
+        let before = self.items[..at].iter().enumerate().rev().find(|(_, item)| !item.is_filler());
+        before.is_some_and(|(index, item)| {
+            self.chunk(index) == self.chunk(at)
+                && self.used[index]
+                && !self.slots.places.is_empty()
+                && (item.is_plain() || item.can(|sense| matches!(sense, Sense::Environment(_))))
+                && self.last_name != Some(index)
+        })
+    }
+
+    /// The canonical word of an environment, or the word itself.
+    fn plain_place(&self, item: &Item) -> String {
+        let known = item.senses.iter().find_map(|sense| match sense {
+            Sense::Environment(environment) => Some(environment.as_str().to_owned()),
+            _ => None,
+        });
+        known.unwrap_or_else(|| self.name_text(item))
+    }
+
+    fn environment(&mut self, at: usize, environment: Environment) -> bool {
+        let item = &self.items[at];
+        if matches!(self.role(at), Some(Role::With | Role::By | Role::As | Role::Until | Role::Factor)) {
+            return false;
+        }
+        let before_namespace =
+            self.next(at).and_then(Item::kind).is_some_and(|kind| &*kind.word == NAMESPACE && !kind.plural);
+        if before_namespace && self.takes_kind() && !matches!(self.role(at), Some(Role::In | Role::On | Role::From)) {
+            return self.name(at);
+        }
+        let place = match self.place_word {
+            Some(PlaceWord::Namespace) => Place::Namespace(self.name_text(item)),
+            Some(PlaceWord::Environment) => Place::Environment(environment.as_str().to_owned()),
+            None => self.environment_or_namespace(item, environment),
+        };
+        self.slots.places.push(place);
+        true
+    }
+
+    /// A word for an environment is a namespace where one is called so, by the word or by one other word for the same.
+    fn environment_or_namespace(&self, item: &Item, environment: Environment) -> Place {
+        let namespaces = &self.around.input.namespaces;
+        if namespaces.contains(&item.norm) {
+            return Place::Namespace(item.norm.clone());
+        }
+        let words = self.around.grammar.language.environments.get(&environment);
+        let mut called_so = namespaces.iter().filter(|name| words.is_some_and(|words| words.contains(name)));
+        match (called_so.next(), called_so.next()) {
+            (Some(only), None) => Place::Namespace(only.clone()),
+            _ => Place::Environment(environment.as_str().to_owned()),
+        }
+    }
+
+    /// Whether a kind can be what the clause acts on, and none is named yet.
+    fn takes_kind(&self) -> bool {
+        self.slots.targets.is_empty()
+            && (self.creates()
+                || self.act.is_none()
+                || self.acts(&[Act::Delete, Act::Show, Act::List, Act::Describe, Act::Ask, Act::Wait, Act::Diagnose]))
+    }
+
+    fn kind(&mut self, at: usize, kind: &Kind) -> bool {
+        let role = self.role(at);
+        let in_place = matches!(role, Some(Role::In | Role::On | Role::From));
+        let behind_name = self.last_name.is_some() && self.last_name == self.before(at);
+        if &*kind.word == NAMESPACE && !behind_name {
+            if in_place || !self.takes_kind() || role == Some(Role::To) {
+                if self.all_here || (kind.plural && self.slots.all && in_place) {
+                    self.slots.all_namespaces = true;
+                } else if self.last_place_is_here(at) {
+                    let word = self.before(at).map(|before| self.name_text(&self.items[before]));
+                    if let (Some(last), Some(word)) = (self.slots.places.last_mut(), word) {
+                        *last = Place::Namespace(word);
+                    }
+                } else {
+                    self.place_word = Some(PlaceWord::Namespace);
+                }
+                return true;
+            }
+        } else if in_place && role != Some(Role::On) {
+            return false;
+        }
+        match role {
+            None | Some(Role::Of | Role::Until | Role::To | Role::On | Role::From) => {}
+            Some(Role::As) => return self.acts(&[Act::Expose]) || self.creates(),
+            _ => return false,
+        }
+        if behind_name && (!kind.plural || self.names_here.len() > 1) {
+            for target in &self.names_here {
+                self.slots.targets[*target].kind.get_or_insert_with(|| kind.clone());
+            }
+            return true;
+        }
+        if behind_name && let Some(name) = self.last_name {
+            // "checkout pods": neither a pod of that name nor all pods.
+            self.slots.targets.pop();
+            self.used[name] = false;
+            self.decisive.insert(name);
+        }
+        self.slots.targets.push(Named { kind: Some(kind.clone()), role, ..Named::default() });
+        self.open_kind = true;
+        self.last_name = None;
+        true
+    }
+
+    /// The item with content before `at`.
+    fn before(&self, at: usize) -> Option<usize> {
+        (0..at).rev().find(|index| !self.items[*index].is_filler())
+    }
+
+    /// A name as tools take it: lower case unless quoted, since the API knows no other.
+    pub(super) fn name_text(&self, item: &Item) -> String {
+        if item.mark == Mark::Quoted { item.text.trim().to_owned() } else { item.norm.clone() }
+    }
+
+    /// A name of an object.
+    pub(super) fn name(&mut self, at: usize) -> bool {
+        let item = &self.items[at];
+        let role = self.role(at);
+        let next_kind = self.next(at).and_then(Item::kind);
+        let named = self.named(item, role);
+        if self.place_word == Some(PlaceWord::Namespace) {
+            self.slots.places.push(Place::Namespace(self.name_text(item)));
+            return true;
+        }
+        if next_kind.is_some_and(|kind| kind.plural)
+            && self.names_here.is_empty()
+            && self.around.input.namespaces.contains(&item.norm)
+        {
+            self.slots.places.push(Place::Namespace(item.norm.clone()));
+            return true;
+        }
+        if self.open_kind
+            && let Some(last) = self.slots.targets.last_mut()
+        {
+            last.name = named.name;
+            last.namespace = named.namespace;
+        } else if self.is_relation(role) {
+            self.decisive.insert(at);
+            return false;
+        } else if self.joined || self.names_here.is_empty() {
+            let leading = self.joined.then(|| self.slots.targets.last().and_then(|last| last.kind.clone())).flatten();
+            self.slots.targets.push(Named { kind: named.kind.or(leading), ..named });
+        } else if next_kind.is_some_and(|kind| !kind.plural)
+            && let Some(last) = self.slots.targets.last_mut()
+        {
+            if let Some(before) = self.last_name {
+                self.used[before] = false;
+            }
+            last.name = named.name;
+            last.namespace = named.namespace;
+        } else {
+            return false;
+        }
+        self.names_here.push(self.slots.targets.len() - 1);
+        self.names_here.dedup();
+        self.last_name = Some(at);
+        self.open_kind = false;
+        self.joined = false;
+        true
+    }
+
+    /// "The pods of checkout": objects chosen by what they belong to.
+    fn is_relation(&self, role: Option<Role>) -> bool {
+        role == Some(Role::Of)
+            && !self.creates()
+            && self.slots.targets.iter().any(|target| target.role != role && target.name.is_none())
+    }
+
+    /// A name with what is written into it: `kind/name` or `namespace/name`.
+    fn named(&self, item: &Item, role: Option<Role>) -> Named {
+        let plain = Named { name: Some(self.name_text(item)), role, ..Named::default() };
+        let Shape::Path(left, right) = &item.shape else { return plain };
+        let (left, right) = (left.to_lowercase(), right.to_lowercase());
+        match self.around.grammar.kind_of(&left, self.around.kinds) {
+            Some(kind) => Named { kind: Some(Kind { plural: false, ..kind }), name: Some(right), ..plain },
+            None => Named { name: Some(right), namespace: Some(left), ..plain },
+        }
+    }
+
+    /// A place in the words of the request.
+    pub(super) fn place(&mut self, at: usize) -> bool {
+        let name = self.name_text(&self.items[at]);
+        let place = match self.place_word {
+            Some(PlaceWord::Environment) => Place::Environment(name),
+            _ => Place::Namespace(name),
+        };
+        self.slots.places.push(place);
+        true
+    }
+
+    /// Whether the word at hand is said to be a place.
+    pub(super) const fn place_is_announced(&self) -> bool {
+        self.place_word.is_some()
+    }
+
+    /// Takes note that a word may turn the meaning round.
+    pub(super) fn is_decisive(&mut self, at: usize) {
+        self.decisive.insert(at);
+    }
+
+    fn finish(mut self) -> Slots {
+        self.name_from_what_is_left();
+        if !self.slots.has_name() {
+            for at in std::mem::take(&mut self.states) {
+                if !self.acts(&[Act::Wait, Act::Diagnose]) {
+                    self.used[at] = false;
+                    self.decisive.insert(at);
+                }
+            }
+        }
+        let mut content = 0u32;
+        let mut explained = 0u32;
+        for (at, item) in self.items.iter().enumerate() {
+            if item.is_filler() && !self.used[at] || item.is_filler() && item.act().is_none() {
+                continue;
+            }
+            content += 1;
+            if self.used[at] {
+                explained += 1;
+                continue;
+            }
+            let number =
+                !matches!(item.shape, Shape::Word | Shape::Pair | Shape::Image | Shape::Path(..) | Shape::Sign);
+            let time = item.can(|sense| matches!(sense, Sense::Unit(unit) if unit.is_time()));
+            let decisive = number || time || self.decisive.contains(&at);
+            self.slots.unused.push(Unused { text: item.text.clone(), decisive });
+        }
+        self.slots.coverage = if content == 0 { 1.0 } else { f64::from(explained) / f64::from(content) };
+        self.slots
+    }
+
+    /// Where no name was found, a word that usually means something else may be it: "restart app", "scale release to 3".
+    fn name_from_what_is_left(&mut self) {
+        let asks = self.acts(&[Act::Ask, Act::Show, Act::Describe, Act::List]) || self.act.is_none();
+        let open = self.slots.targets.iter().all(|target| {
+            target.name.is_none() && target.kind.as_ref().is_none_or(|kind| !kind.plural) && !self.slots.all
+        });
+        let pointed = self.slots.it || self.slots.vague || self.slots.everything || self.slots.alias.is_some();
+        if asks || !open || pointed || self.slots.image.is_some() || self.slots.missing.is_some() {
+            return;
+        }
+        let verbs = (0..self.items.len()).filter(|at| !self.used[*at] && self.items[*at].act().is_some());
+        let mut spare = verbs.chain(self.nouns.iter().copied());
+        if let (Some(only), None) = (spare.next(), spare.next())
+            && matches!(self.role(only), None | Some(Role::Of | Role::Until))
+        {
+            let name = Some(self.name_text(&self.items[only]));
+            self.used[only] = true;
+            match self.slots.targets.last_mut() {
+                Some(target) => target.name = name,
+                None => self.slots.targets.push(Named { name, role: self.role(only), ..Named::default() }),
+            }
+        }
+    }
+
+    /// Puts a key and a value, or a part of a selector, where the last field word says.
+    pub(super) fn pair(&mut self, text: &str) -> bool {
+        let field = self.field.map(|(field, _)| field).filter(|f| matches!(f, Field::Env | Field::Data | Field::Label));
+        let parts: Vec<&str> = text.split(',').collect();
+        let parts = if parts.iter().all(|part| part.contains('=')) { parts } else { vec![text] };
+        for part in parts {
+            let Some((key, value)) = part.split_once('=') else { return false };
+            if key.ends_with('!') || value.starts_with('=') {
+                self.slots.selector.push(part.to_owned());
+            } else {
+                self.slots.pairs.push(Pair { field, key: key.to_owned(), value: value.to_owned() });
+            }
+        }
+        true
+    }
+}
+
+/// Sets a slot once; a second, different value is a contradiction.
+pub(super) fn set<T: PartialEq>(slot: &mut Option<T>, value: T, conflict: &mut Option<String>, text: &str) -> bool {
+    if slot.as_ref().is_some_and(|before| *before != value) {
+        conflict.get_or_insert_with(|| text.to_owned());
+    }
+    *slot = Some(value);
+    true
+}
