@@ -2,6 +2,7 @@
 
 use super::page::Style;
 use serde::Serialize;
+use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
 
 /// The form of what is printed.
@@ -69,12 +70,14 @@ pub fn print(text: &str) -> Result<(), OutputError> {
     }
 }
 
-/// `value` as JSON or YAML, members in alphabetical order; `None` for tables.
+/// `value` as JSON or YAML, members in alphabetical order; `None` for tables. As with kubectl, `managedFields` are left
+/// out of objects and lists of objects.
 ///
 /// # Errors
 /// [`OutputError`] when the value cannot be expressed.
 pub fn structured(value: &impl Serialize, format: OutputFormat) -> Result<Option<String>, OutputError> {
-    let value = serde_json::to_value(value)?;
+    let mut value = serde_json::to_value(value)?;
+    drop_managed_fields(&mut value);
     Ok(match format {
         OutputFormat::Table => None,
         OutputFormat::Json => Some(format!("{value:#}\n")),
@@ -97,6 +100,15 @@ pub fn story(error: &dyn std::error::Error) -> String {
     text
 }
 
+fn drop_managed_fields(object: &mut Value) {
+    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+        metadata.remove("managedFields");
+    }
+    if let Some(Value::Array(items)) = object.get_mut("items") {
+        items.iter_mut().for_each(drop_managed_fields);
+    }
+}
+
 fn with_newline(mut text: String) -> String {
     if !text.ends_with('\n') {
         text.push('\n');
@@ -116,6 +128,17 @@ mod tests {
         let read: serde_json::Value = serde_yaml::from_str(&text).unwrap();
         assert_eq!(read, value, "{text}");
         assert!(text.starts_with("a:"), "{text}");
+    }
+
+    #[test]
+    fn managed_fields_are_left_out() {
+        let object = json!({ "metadata": { "name": "a", "managedFields": [{}] } });
+        let list = json!({ "kind": "List", "items": [object] });
+        let text = structured(&list, OutputFormat::Json).unwrap().unwrap();
+        assert_eq!(
+            serde_json::from_str::<Value>(&text).unwrap(),
+            json!({ "kind": "List", "items": [{ "metadata": { "name": "a" } }] })
+        );
     }
 
     #[test]

@@ -30,6 +30,13 @@ impl Action {
         }
     }
 
+    const fn asked(self) -> &'static str {
+        match self {
+            Self::Rollback => "Asked to put back",
+            Self::Cancel => "Asked to stop",
+        }
+    }
+
     /// Why this makes no sense for a plan in `phase`, if it does not.
     const fn refusal(self, phase: PlanPhase) -> Option<&'static str> {
         match (self, phase) {
@@ -79,7 +86,7 @@ pub async fn decide(
     let spec = PlanApprovalSpec { plan: name.to_owned(), digest, decision, reason: assent.reason, approver };
     let same_as = session.kubectl.approval(&spec);
     if !assent.yes {
-        require_terminal(name, &format!(" --digest {}", spec.digest), output.output)?;
+        require_terminal(name, " --digest and the digest that it shows", output.output)?;
         let command = session.command(&plan).await;
         let mut screen = render_plan(&plan, command.as_ref(), &spec.digest, style);
         screen.push_str(&equivalent(&same_as, style));
@@ -91,7 +98,7 @@ pub async fn decide(
         ask(question)?;
     }
     if let Some(given) = given_before(session, &spec).await {
-        return report(&given, output.output, style, "was said before", None);
+        return report(session, &given, output.output, style, "was there already", None);
     }
     let mut approval = PlanApproval::new("", spec);
     approval.metadata.name = None;
@@ -99,7 +106,7 @@ pub async fn decide(
     let by_us = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let created = session.approvals().create(&by_us, &approval).await;
     let created = created.map_err(|error| ApprovePlanError::of(format!("record a word on plan {name}"), error))?;
-    report(&created, output.output, style, "is on record", assent.yes.then_some(same_as))
+    report(session, &created, output.output, style, "is on record", assent.yes.then_some(same_as))
 }
 
 /// Deletes the caller's own words on a plan that has not started.
@@ -172,12 +179,8 @@ pub async fn request(
         return Ok(print(&text)?);
     }
     let mut page = Page::new(style);
-    let follow = format!("follow it: kubectl approve-plan history {name}");
-    page.paragraph(
-        0,
-        2,
-        &[span(Tone::Changed, "Asked for"), plain(format!(" {} of plan {name}; {follow}", action.word()))],
-    );
+    let follow = format!("follow it: {}", session.kubectl.plugin(&format!("history {name}")));
+    page.paragraph(0, 2, &[span(Tone::Changed, action.asked()), plain(format!(" plan {name}; {follow}"))]);
     print(&(page.finish() + &equivalent(&session.kubectl.request(name, action.word()), style)))?;
     Ok(())
 }
@@ -207,6 +210,7 @@ async fn given_before(session: &Session, spec: &PlanApprovalSpec) -> Option<Plan
 }
 
 fn report(
+    session: &Session,
     approval: &PlanApproval,
     format: OutputFormat,
     style: Style,
@@ -229,17 +233,21 @@ fn report(
         2,
         &[span(tone, format!("{word}{who}")), plain(format!(": plan {}; planapproval/{name} {what}", spec.plan))],
     );
-    page.paragraph(0, 2, &[span(Tone::Faint, format!("Follow it: kubectl approve-plan wait {}", spec.plan))]);
+    page.paragraph(
+        0,
+        2,
+        &[span(Tone::Faint, format!("Follow it: {}", session.kubectl.plugin(&format!("wait {}", spec.plan))))],
+    );
     let closing = same_as.map_or_else(String::new, |command| equivalent(&command, style));
     print(&(page.finish() + &closing))?;
     Ok(())
 }
 
-fn require_terminal(name: &str, digest: &str, format: OutputFormat) -> Result<(), ApprovePlanError> {
+fn require_terminal(name: &str, and: &'static str, format: OutputFormat) -> Result<(), ApprovePlanError> {
     if io::stdin().is_terminal() && format == OutputFormat::Table {
         return Ok(());
     }
-    Err(ApprovePlanError::NoTerminal { name: name.to_owned(), digest: digest.to_owned() })
+    Err(ApprovePlanError::NoTerminal { name: name.to_owned(), and })
 }
 
 fn ask(question: &str) -> Result<(), ApprovePlanError> {

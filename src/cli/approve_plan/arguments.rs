@@ -111,13 +111,9 @@ pub enum Command {
         /// A shell, or `kubectl` for the script that serves kubectl's own completion.
         shell: CompletionTarget,
     },
-    /// Answers kubectl's completion.
-    #[command(name = "__complete", hide = true)]
-    Complete {
-        /// The words after the plugin's name, the last one unfinished.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<String>,
-    },
+    /// Answers kubectl's completion with candidates for the last of these words, those after the plugin's name.
+    #[command(skip)]
+    Complete(Vec<String>),
 }
 
 /// Which plan.
@@ -237,6 +233,12 @@ impl Arguments {
     /// # Errors
     /// What clap says: unknown flags, missing values, a plan before a command.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<(Command, Connection, Print), clap::Error> {
+        let words: Vec<OsString> = words.into_iter().collect();
+        // An unfinished line is not parsed: a flag in it is a word to complete, not one to obey.
+        if words.get(1).is_some_and(|word| word == "__complete") {
+            let words = words.into_iter().skip(2).map(|word| word.to_string_lossy().into_owned()).collect();
+            return Ok((Command::Complete(words), Connection::default(), Print::default()));
+        }
         let arguments = Self::try_parse_from(words)?;
         let Self { name, assent, connection, print, command } = arguments;
         let fail = |kind, message: String| Err(Self::command().error(kind, message));
@@ -322,6 +324,13 @@ mod tests {
             assert!(matches!(command, Command::List { .. }), "{line}");
             assert_eq!(connection.namespace.as_deref(), Some("staging"), "{line}");
         }
+    }
+
+    #[test]
+    fn an_unfinished_line_is_completed_as_it_is() {
+        let (command, connection, _) = read("__complete -n staging show rel").unwrap();
+        assert!(matches!(command, Command::Complete(words) if words == ["-n", "staging", "show", "rel"]));
+        assert_eq!(connection.namespace, None);
     }
 
     #[test]

@@ -90,13 +90,13 @@ pub enum ApprovePlanError {
     /// A question would have to be asked, and nobody is there.
     #[error(
         "this asks before it acts, and there is no terminal to ask on; read the plan with `kubectl approve-plan show \
-         {name}`, then repeat with --yes{digest}"
+         {name}`, then repeat with --yes{and}"
     )]
     NoTerminal {
         /// The plan.
         name: String,
-        /// The flag with the digest to repeat, for approving and denying.
-        digest: String,
+        /// What else to repeat it with.
+        and: &'static str,
     },
     /// The question was answered with no.
     #[error("nothing was done")]

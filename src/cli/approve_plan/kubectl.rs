@@ -8,14 +8,15 @@ use serde_json::Value;
 #[derive(Clone, Debug)]
 pub struct Kubectl {
     base: String,
+    flags: String,
 }
 
 impl Kubectl {
     /// The command for `connection`; `namespace` is the one in use.
     #[must_use]
     pub fn new(connection: &Connection, namespace: &str) -> Self {
-        let mut base = "kubectl".to_owned();
-        let mut flag = |name: &str, value: &str| base.push_str(&format!(" {name} {}", quoted(value)));
+        let mut flags = String::new();
+        let mut flag = |name: &str, value: &str| flags.push_str(&format!(" {name} {}", quoted(value)));
         if let Some(file) = &connection.kubeconfig {
             flag("--kubeconfig", &file.to_string_lossy());
         }
@@ -29,7 +30,13 @@ impl Kubectl {
             flag("--as-group", group);
         }
         flag("-n", namespace);
-        Self { base }
+        Self { base: format!("kubectl{flags}"), flags }
+    }
+
+    /// The plugin itself with `words`: kubectl takes no flags before a plugin's name.
+    #[must_use]
+    pub fn plugin(&self, words: &str) -> String {
+        format!("kubectl approve-plan {words}{}", self.flags)
     }
 
     /// Reads one plan.

@@ -17,7 +17,7 @@ use crate::api::Decision;
 use arguments::{Arguments, Assent, Command, Connection, Print};
 use session::Session;
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 /// Runs the plugin with these words, the program's own name first.
@@ -35,8 +35,10 @@ pub async fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     match execute(command, &connection, &output, style).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut page = Page::new(style);
-            page.paragraph(0, 2, &[span(Tone::Removed, "error: "), plain(story(&error))]);
+            // Not wrapped: people copy digests and commands out of it.
+            let color = style.color && (output.color == When::Always || std::io::stderr().is_terminal());
+            let mut page = Page::new(Style { color, width: usize::MAX });
+            page.paragraph(0, 0, &[span(Tone::Removed, "error: "), plain(story(&error))]);
             let _ = std::io::stderr().write_all(page.finish().as_bytes());
             ExitCode::FAILURE
         }
@@ -51,7 +53,7 @@ async fn execute(
 ) -> Result<(), ApprovePlanError> {
     match command {
         Command::Completion { shell } => return Ok(print(&complete::script(shell))?),
-        Command::Complete { words } => return Ok(print(&complete::answer(&words).await)?),
+        Command::Complete(words) => return Ok(print(&complete::answer(&words).await)?),
         _ => {}
     }
     let session = Session::open(connection, matches!(command, Command::Wait { .. })).await?;
@@ -74,6 +76,6 @@ async fn execute(
         Command::Show { plan } => look::show(&session, plan.name(), output, style).await,
         Command::History { plan } => look::history(&session, plan.name(), output, style).await,
         Command::Wait { plan, goal, timeout } => look::wait(&session, plan.name(), goal, timeout, output, style).await,
-        Command::Completion { .. } | Command::Complete { .. } => Ok(()),
+        Command::Completion { .. } | Command::Complete(_) => Ok(()),
     }
 }
