@@ -10,22 +10,29 @@ mod connection;
 mod diff;
 mod discovery;
 mod error;
+mod failure;
 mod image;
 mod inverse;
 mod pods;
+mod readiness;
 mod redact;
 mod request;
 mod table;
 mod watch;
 mod write;
 
+#[cfg(test)]
+mod api_tests;
+
 pub use access::{Access, EventLine, ListOptions};
 pub use catalog::{Catalog, ResourceKind};
 pub use connection::{Asked, Cluster, Review, Subject};
 pub use diff::diff;
 pub use error::{Attempt, ClusterError};
+pub use failure::{Failure, PodFailure, pod_failure, workload_failure};
 pub use image::{ImageError, ImageReference, parse_image};
 pub use inverse::{Drift, Inverse, drift, inverse, landed};
+pub use readiness::{Readiness, readiness};
 pub use redact::{redact, redact_text};
 pub use table::Table;
 pub use write::WriteOptions;

@@ -277,7 +277,9 @@ impl Walk<'_> {
         let no_target = self.slots.targets.is_empty();
         let known_place = self.around.input.namespaces.contains(&item.norm);
         match role {
+            Some(Role::Of) if known_place && !no_target => self.place(at),
             None | Some(Role::Of | Role::Until) => self.name(at),
+            Some(Role::On | Role::To) if self.kind_is_open() => self.name(at),
             Some(Role::On) if no_target && !known_place && !self.creates() => self.name(at),
             Some(Role::From) if self.creates() && self.slots.image.is_none() && !known_place => self.image(at),
             Some(Role::In | Role::On | Role::From) => self.place(at),

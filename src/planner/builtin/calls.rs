@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 /// The most calls that one clause may make.
 const MOST_CALLS: usize = 50;
 
+/// Tools that only make sense for workloads.
+const WORKLOAD_TOOLS: [&str; 5] = ["scale", "set_image", "set_resources", "restart", "undo_rollout"];
+
 /// What one clause comes to.
 #[derive(Clone, Debug)]
 pub(super) struct Reading {
@@ -174,8 +177,9 @@ impl Case<'_> {
             Act::Show | Act::List | Act::Ask | Act::Describe => self.look(),
             Act::Wait => self.wait(),
             Act::Diagnose => {
+                let calls = self.on_targets("describe", &Parameters::new())?;
                 self.warnings.push(self.language().warnings.no_diagnosis.clone());
-                self.on_targets("describe", &Parameters::new())
+                Ok(calls)
             }
             Act::Monitor => Err(say(&self.questions().missing_monitor, &[("target", &self.target_words())])),
             Act::Optimize => Err(say(&self.questions().missing_optimize, &[("target", &self.target_words())])),
@@ -203,7 +207,13 @@ impl Case<'_> {
             (Field::Cpu, !slots.resources.is_empty() || slots.relative_resources),
             (Field::Env, env_or_data),
         ];
-        if filled.iter().any(|(field, filled)| *filled && !taken.contains(field)) {
+        let selects = !slots.pairs.is_empty() || !slots.selector.is_empty();
+        let mentioned = slots.fields.iter().any(|field| match field {
+            Field::Label => !selects,
+            field => !taken.contains(&field.family()),
+        });
+        let typed = slots.service_type.is_some() && !taken.contains(&Field::TargetPort);
+        if mentioned || typed || filled.iter().any(|(field, filled)| *filled && !taken.contains(field)) {
             return Err(say(&self.questions().not_used, &[("words", &self.clause.words())]));
         }
         Ok(())
@@ -225,8 +235,14 @@ impl Case<'_> {
             return Err(self.questions().target.clone());
         }
         let call = |target: &Parameters| {
+            let mut target = target.clone();
+            let service = target.get("kind").is_some_and(|kind| kind == "service") && target.contains_key("name");
+            if service && WORKLOAD_TOOLS.contains(&tool) {
+                // People call what serves them a service; what is scaled or restarted is the workload of that name.
+                target.remove("kind");
+            }
             let mut parameters = Parameters::new();
-            parameters.insert("target".to_owned(), Value::Object(target.clone()));
+            parameters.insert("target".to_owned(), Value::Object(target));
             parameters.extend(rest.clone());
             (tool, parameters)
         };
@@ -375,7 +391,7 @@ impl Case<'_> {
     }
 
     fn expose(&self) -> Outcome {
-        self.only(&[Field::Port, Field::Name])?;
+        self.only(&[Field::Port, Field::TargetPort, Field::Name])?;
         let slots = self.slots;
         let mut rest = Parameters::new();
         let mut put = |key: &str, value: Option<Value>| {
@@ -405,7 +421,7 @@ impl Case<'_> {
         if slots.targets.is_empty() && slots.all {
             return Err(self.questions().everything.clone());
         }
-        if slots.targets.is_empty() && !pointed {
+        if slots.targets.is_empty() && !slots.it {
             return Err(self.questions().delete_target.clone());
         }
         self.on_targets("delete", &Parameters::new())
@@ -435,7 +451,7 @@ impl Case<'_> {
         self.only(&[Field::Timeout])?;
         let mut rest = Parameters::new();
         let until = match self.slots.until.unwrap_or(State::Ready) {
-            State::Ready => "Ready",
+            State::Ready | State::Running => "Ready",
             State::Absent => "Absent",
             State::Complete => {
                 rest.insert("condition".to_owned(), "Complete".into());
@@ -522,6 +538,7 @@ impl Case<'_> {
                 return Err(say(&self.questions().twice, &[("words", &words.join(", "))]));
             }
             (Some(image), _) => made.push((named(image), image.clone())),
+            (None, _) if slots.mentions(&[Field::Image, Field::Tag]) => return Err(self.questions().image.clone()),
             (None, false) if !words.is_empty() && self.act != Act::Create => {
                 for word in &words {
                     let name = slots.alias.clone().unwrap_or_else(|| image_name(word));

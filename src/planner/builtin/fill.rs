@@ -1,8 +1,8 @@
 //! Filling the slots of a clause: one walk over its words, steered by role words, field words and what values look like.
 
-use super::language::RolePosition;
+use super::language::{RolePosition, VerbPosition};
 use super::lexicon::{ClusterKinds, Grammar, Item};
-use super::sense::{Act, Direction, Environment, Field, Kind, Pronoun, Quantifier, Role, Sense};
+use super::sense::{Act, Direction, Environment, Field, Kind, Pronoun, Quantifier, Role, Sense, State};
 use super::slots::{Named, Pair, Place, Slots, Unused};
 use super::tokens::Mark;
 use super::values::Shape;
@@ -157,7 +157,11 @@ impl<'a> Walk<'a> {
             self.slots.alias = Some(self.name_text(item));
             return true;
         }
-        if item.mark == Mark::Quoted {
+        let literal = self.field.is_some_and(|(field, _)| matches!(field, Field::Container | Field::Name))
+            && at > 0
+            && item.senses.iter().all(|sense| matches!(sense, Sense::Noun | Sense::Environment(_) | Sense::Verb(_)))
+            && self.items[at - 1].can(|sense| matches!(sense, Sense::Field(_)));
+        if item.mark == Mark::Quoted || literal {
             return self.value(at);
         }
         if self.is_name_after_kind(at) {
@@ -186,7 +190,7 @@ impl<'a> Walk<'a> {
     fn is_name_after_kind(&self, at: usize) -> bool {
         let item = &self.items[at];
         let weak = |sense: &Sense| {
-            matches!(sense, Sense::Environment(_) | Sense::State(_) | Sense::Verb(_) | Sense::Missing(_) | Sense::Vague)
+            matches!(sense, Sense::Environment(_) | Sense::State(_) | Sense::Verb(_) | Sense::Missing(_))
         };
         let singular =
             self.slots.targets.last().and_then(|target| target.kind.as_ref()).is_some_and(|kind| !kind.plural);
@@ -235,6 +239,7 @@ impl<'a> Walk<'a> {
                 self.slots.until = Some(*state);
                 true
             }
+            Sense::State(State::Running) => self.acts(&[Act::Ask, Act::Diagnose]),
             Sense::State(_) => {
                 self.states.push(at);
                 self.acts(&[Act::Ask, Act::Show, Act::Describe, Act::Diagnose])
@@ -253,7 +258,8 @@ impl<'a> Walk<'a> {
             }
             Sense::Negation | Sense::Condition => {
                 self.decisive.insert(at);
-                self.acts(&[Act::Diagnose])
+                // "Why is checkout not ready": what is said of the object describes the trouble.
+                self.acts(&[Act::Diagnose]) && self.slots.has_name()
             }
             Sense::Vague => {
                 self.slots.vague = true;
@@ -390,10 +396,17 @@ impl<'a> Walk<'a> {
         } else if in_place && role != Some(Role::On) {
             return false;
         }
+        let receives = self.slots.targets.is_empty()
+            && self.acts(&[Act::Set, Act::Update, Act::Roll, Act::RollOut, Act::Give, Act::ScaleUp]);
         match role {
-            None | Some(Role::Of | Role::Until | Role::To | Role::On | Role::From) => {}
+            None => {}
+            Some(Role::Of | Role::Until) if !self.is_relation(role) => {}
+            Some(Role::To | Role::On) if receives => {}
             Some(Role::As) => return self.acts(&[Act::Expose]) || self.creates(),
-            _ => return false,
+            _ => {
+                self.decisive.insert(at);
+                return false;
+            }
         }
         if behind_name && (!kind.plural || self.names_here.len() > 1) {
             for target in &self.names_here {
@@ -429,6 +442,10 @@ impl<'a> Walk<'a> {
         let role = self.role(at);
         let next_kind = self.next(at).and_then(Item::kind);
         let named = self.named(item, role);
+        let first = self.around.grammar.language.verb_position == VerbPosition::First;
+        if first && self.verb_at.is_some_and(|verb| at < verb) {
+            return false;
+        }
         if self.place_word == Some(PlaceWord::Namespace) {
             self.slots.places.push(Place::Namespace(self.name_text(item)));
             return true;
@@ -439,6 +456,10 @@ impl<'a> Walk<'a> {
         {
             self.slots.places.push(Place::Namespace(item.norm.clone()));
             return true;
+        }
+        if self.open_kind && self.is_filter(at) {
+            self.decisive.insert(at);
+            return false;
         }
         if self.open_kind
             && let Some(last) = self.slots.targets.last_mut()
@@ -470,11 +491,21 @@ impl<'a> Walk<'a> {
         true
     }
 
-    /// "The pods of checkout": objects chosen by what they belong to.
+    /// "Which deployments use nginx": behind a plural and another word, a word in a question is no name.
+    fn is_filter(&self, at: usize) -> bool {
+        let plural = self.slots.targets.last().and_then(|target| target.kind.as_ref()).is_some_and(|kind| kind.plural);
+        let beside = at > 0 && self.items[at - 1].kind().is_some();
+        self.acts(&[Act::Ask]) && plural && !beside
+    }
+
+    /// Whether an object of that role would not be what the verb acts on, but says more about it: "the pods of checkout".
     fn is_relation(&self, role: Option<Role>) -> bool {
-        role == Some(Role::Of)
-            && !self.creates()
-            && self.slots.targets.iter().any(|target| target.role != role && target.name.is_none())
+        let elsewhere = self.slots.targets.iter().any(|target| target.role != role);
+        match role {
+            Some(Role::Of) => !self.creates() && elsewhere,
+            Some(Role::Until) => !self.acts(&[Act::Wait]),
+            _ => false,
+        }
     }
 
     /// A name with what is written into it: `kind/name` or `namespace/name`.
@@ -497,6 +528,11 @@ impl<'a> Walk<'a> {
         };
         self.slots.places.push(place);
         true
+    }
+
+    /// Whether a kind stands right before, and waits for its name.
+    pub(super) const fn kind_is_open(&self) -> bool {
+        self.open_kind
     }
 
     /// Whether the word at hand is said to be a place.
@@ -530,8 +566,7 @@ impl<'a> Walk<'a> {
                 explained += 1;
                 continue;
             }
-            let number =
-                !matches!(item.shape, Shape::Word | Shape::Pair | Shape::Image | Shape::Path(..) | Shape::Sign);
+            let number = !matches!(item.shape, Shape::Word | Shape::Sign);
             let time = item.can(|sense| matches!(sense, Sense::Unit(unit) if unit.is_time()));
             let decisive = number || time || self.decisive.contains(&at);
             self.slots.unused.push(Unused { text: item.text.clone(), decisive });

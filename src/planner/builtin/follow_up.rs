@@ -88,7 +88,7 @@ fn changed(reader: &Reader, draft: &Draft, request: &str, clause: &Clause, slots
     let language = &reader.grammar.language;
     let question = |text: String| {
         let interpretation = language.sentences.unclear.clone();
-        let alternatives = suggest::alternatives(reader.grammar, request);
+        let alternatives = suggest::alternatives(reader.grammar, request, Some(draft.intent));
         Draft { alternatives, ..Draft::question(Intent::Query, interpretation, text) }
     };
     if slots.unused.iter().any(|word| word.decisive) || slots.conflict.is_some() || slots.everything {

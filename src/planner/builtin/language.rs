@@ -243,7 +243,6 @@ pub(super) struct Sentences {
     pub open: String,
     pub unclear: String,
     pub nothing: String,
-    pub nothing_plain: String,
     pub missing: String,
 }
 

@@ -165,9 +165,19 @@ impl Grammar {
             let end = token.text.char_indices().nth(kept).map_or(token.text.len(), |(at, _)| at);
             (&token.text[..end], norm)
         });
-        let shape = if token.mark == Mark::Word { shape(text) } else { Shape::Word };
+        let spelled = self.hyphenated(norm).filter(|_| token.mark == Mark::Word);
+        let plain = if token.mark == Mark::Word { shape(text) } else { Shape::Word };
+        let shape = spelled.map_or(plain, |value| Shape::Number { value, plus: false });
         let senses = if ending.is_some() { self.senses_of(norm) } else { Vec::new() };
         Item { text: text.to_owned(), norm: norm.to_owned(), senses, shape, mark: token.mark }
+    }
+
+    /// A number of two words with a hyphen: `twenty-five`.
+    fn hyphenated(&self, norm: &str) -> Option<f64> {
+        let (tens, ones) = norm.split_once('-')?;
+        let value = |word: &str| self.language.numbers.get(word).copied();
+        let (tens, ones) = (value(tens)?, value(ones)?);
+        (ones < 10.0 && tens >= 20.0).then_some(tens + ones)
     }
 
     fn senses_of(&self, word: &str) -> Vec<Sense> {

@@ -120,7 +120,7 @@ impl<'a> Reader<'a> {
         if items.iter().all(Item::is_nothing) {
             return self.unclear(&items, request, language.questions.empty.clone());
         }
-        let foreign = !items.iter().any(|item| !item.senses.is_empty());
+        let foreign = items.iter().all(|item| item.senses.is_empty() || item.is_filler());
         let shouted = request.chars().any(char::is_uppercase) && !request.chars().any(char::is_lowercase);
         let around = Surroundings { grammar: self.grammar, kinds: &self.kinds, input: self.input, shouted };
         let clauses = split(items.clone(), self.grammar);
@@ -196,7 +196,10 @@ impl<'a> Reader<'a> {
 
     fn conclude(&self, reads: Vec<Read>, calls: Vec<ToolCall>, request: &str) -> Draft {
         let language = &self.grammar.language;
-        let intent = reads.first().map_or(Intent::Query, |read| read.reading.intent);
+        // One change makes the whole a change, whatever it begins with.
+        let intents = || reads.iter().map(|read| read.reading.intent);
+        let intent =
+            intents().find(|intent| !intent.is_read_only()).or_else(|| intents().next()).unwrap_or(Intent::Query);
         let mut warnings: Vec<String> = Vec::new();
         for read in &reads {
             warnings.extend(read.reading.warnings.iter().cloned());
@@ -214,7 +217,11 @@ impl<'a> Reader<'a> {
             let confidence = reads.iter().map(confidence).fold(1.0, f64::min);
             let interpretation = self.open(open);
             let clarifying_questions = questions;
-            let alternatives = suggest::alternatives(self.grammar, request);
+            let alternatives = if open.clause.negated {
+                Vec::new()
+            } else {
+                suggest::alternatives(self.grammar, request, open.act.map(calls::intent))
+            };
             return Draft {
                 intent: open.reading.intent,
                 confidence,
@@ -247,7 +254,9 @@ impl<'a> Reader<'a> {
         match read.act {
             Some(act) if read.clause.negated => say(&sentences.nothing, &[("want", want(act, language))]),
             Some(act) if missing => say(&sentences.missing, &[("want", want(act, language))]),
+            Some(_) if read.slots.vague && read.slots.targets.is_empty() => sentences.unclear.clone(),
             Some(act) => say(&sentences.open, &[("want", want(act, language))]),
+            None if missing => say(&sentences.missing, &[("want", &language.wants.update)]),
             None => sentences.unclear.clone(),
         }
     }
@@ -265,7 +274,7 @@ impl<'a> Reader<'a> {
 
     fn unclear(&self, items: &[Item], request: &str, question: String) -> Draft {
         let confidence = if items.iter().any(|item| !item.senses.is_empty()) { UNCLEAR } else { UNCLEAR / 3.0 };
-        let alternatives = suggest::alternatives(self.grammar, request);
+        let alternatives = suggest::alternatives(self.grammar, request, None);
         let interpretation = self.grammar.language.sentences.unclear.clone();
         Draft { confidence, alternatives, ..Draft::question(Intent::Query, interpretation, question) }
     }

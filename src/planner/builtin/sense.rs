@@ -104,7 +104,7 @@ words!(
 );
 words!(
     /// A state to wait for.
-    State { Ready, Absent, Complete }
+    State { Ready, Absent, Complete, Running }
 );
 
 /// The type of a service.
@@ -135,6 +135,19 @@ impl Environment {
             Self::Staging => "staging",
             Self::Development => "development",
             Self::Test => "test",
+        }
+    }
+}
+
+impl Field {
+    /// The field that stands for it and those like it.
+    pub(super) const fn family(self) -> Self {
+        match self {
+            Self::Tag => Self::Image,
+            Self::TargetPort => Self::Port,
+            Self::CpuRequest | Self::CpuLimit | Self::Memory | Self::MemoryRequest | Self::MemoryLimit => Self::Cpu,
+            Self::Data => Self::Env,
+            other => other,
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Requests like the one at hand, and which language it is in.
 
+use super::calls::intent;
+use super::clause::split;
 use super::language::Script;
-use super::lexicon::{GRAMMARS, Grammar, Item};
+use super::lexicon::{ClusterKinds, GRAMMARS, Grammar, Item};
 use super::tokens::normalize;
+use crate::api::Intent;
 
 /// How many suggestions are made.
 const MOST: usize = 5;
@@ -31,14 +34,26 @@ pub fn suggestions(partial: &str) -> Vec<String> {
     unique
 }
 
-/// Requests in that language that are like this one; the first examples where none is.
-pub(super) fn alternatives(grammar: &Grammar, request: &str) -> Vec<String> {
+/// Requests in that language that are like this one, then such that are after the same; some examples where none is.
+pub(super) fn alternatives(grammar: &Grammar, request: &str, after: Option<Intent>) -> Vec<String> {
     let mut found = similar(grammar, request);
+    let examples = &grammar.language.examples;
+    for example in examples.iter().filter(|example| after.is_some() && intent_of(grammar, example) == after) {
+        if !found.contains(example) {
+            found.push(example.clone());
+        }
+    }
     if found.is_empty() {
-        found = grammar.language.examples.iter().step_by(6).cloned().collect();
+        found = examples.iter().step_by(6).cloned().collect();
     }
     found.truncate(3);
     found
+}
+
+/// What an example is after, by its verb.
+fn intent_of(grammar: &Grammar, example: &str) -> Option<Intent> {
+    let clauses = split(grammar.read(example, &ClusterKinds::default()), grammar);
+    clauses.first().and_then(|clause| clause.act).map(intent)
 }
 
 fn similar(grammar: &Grammar, request: &str) -> Vec<String> {
