@@ -141,7 +141,7 @@ impl Metrics {
             )?,
             active: register(registry, IntGauge::new("active_agents", "Commands that are not in a final phase.")?)?,
             plans: register(
-                &registry,
+                registry,
                 IntGaugeVec::new(Opts::new("countersign_plans", "Plans that are not in a final phase."), &["phase"])?,
             )?,
             steps: counters("countersign_steps_total", "Steps that ended.", &["operation", "result"])?,
