@@ -1,4 +1,4 @@
-//! The half of the walk that takes values: numbers, quantities, images, plain words.
+//! The third of the walk that takes values: numbers, quantities, images, plain words.
 
 use super::fill::{Walk, set};
 use super::lexicon::Item;

@@ -228,7 +228,7 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
     fn any_text_gives_a_draft(request in "\\PC{0,400}") {
@@ -289,15 +289,5 @@ proptest! {
         let draft = propose(&input(&request));
         prop_assert!(draft.tool_calls.is_empty(), "{}: {}", request, short(&draft));
         prop_assert!(!draft.clarifying_questions.is_empty());
-    }
-}
-
-#[test]
-fn timing() {
-    for piece in ["a ", "scale checkout to 5 and ", "“", "扩", "please ", "pods of ", "x=1,", "don't ", "'", "deployment ", "checkout, "] {
-        let request: String = piece.chars().cycle().take(10_000).collect();
-        let start = std::time::Instant::now();
-        let _ = propose(&input(&request));
-        println!("{piece:?} {:?}", start.elapsed());
     }
 }
