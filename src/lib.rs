@@ -4,7 +4,13 @@
 //! Each module is a room that knows only the rooms above it; `docs/ARCHITECTURE.md` is their map.
 
 pub mod api;
+pub mod approval;
+pub mod cli;
 pub mod cluster;
+pub mod controller;
 pub mod draft;
+pub mod execute;
+pub mod plan;
 pub mod planner;
+pub mod telemetry;
 pub mod tools;

@@ -1,3 +1,8 @@
 //! The operator and its tools; everything it does lives in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    countersign::cli::operator::run(std::env::args_os()).await
+}

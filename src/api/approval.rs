@@ -1,4 +1,4 @@
-use super::{Requester, schema};
+use super::{Requester, rules, schema};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use kube::{CustomResource, KubeSchema};
@@ -16,13 +16,14 @@ use serde::{Deserialize, Serialize};
     category = "countersign",
     status = "PlanApprovalStatus",
     derive = "PartialEq",
+    selectable = ".spec.plan",
     doc = "One person's word on exactly one plan. Deleting it before execution starts takes the word back.",
     printcolumn(name = "Plan", type_ = "string", json_path = ".spec.plan"),
     printcolumn(name = "Decision", type_ = "string", json_path = ".spec.decision"),
     printcolumn(name = "Approver", type_ = "string", json_path = ".spec.approver.username"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".spec.reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("self.spec == oldSelf.spec").message("the spec of a PlanApproval never changes: delete it to take the word back, and create another")
+    validation = rules::immutable_spec("the spec of a PlanApproval never changes: delete it to take the word back, and create another")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PlanApprovalSpec {
@@ -30,7 +31,8 @@ pub struct PlanApprovalSpec {
     #[schemars(length(min = 1, max = 253))]
     pub plan: String,
     /// The digest of the plan that was read: `sha256:` and 64 hexadecimal digits.
-    #[schemars(length(max = 71), pattern("^sha256:[0-9a-f]{64}$"))]
+    #[schemars(length(max = 71))]
+    #[x_kube(validation = Rule::new("self.matches('^sha256:[0-9a-f]{64}$')").message("digest is no digest of a plan (sha256: and 64 hexadecimal digits): copy it from status.digest of the plan that you read"))]
     pub digest: String,
     /// Approve or Deny.
     #[serde(default)]

@@ -1,4 +1,4 @@
-use super::{Requester, Risk, RiskLevel, schema};
+use super::{Requester, Risk, RiskLevel, rules, schema};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::core::Duration;
 use kube::{CustomResource, KubeSchema};
@@ -18,6 +18,7 @@ use std::fmt;
     category = "countersign",
     status = "AgentCommandStatus",
     derive = "PartialEq",
+    selectable = ".spec.session",
     doc = "A request in plain words: what somebody wants from the cluster. countersign answers it, or turns it into an ExecutionPlan.",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Risk", type_ = "string", json_path = ".status.plan.risk"),
@@ -30,9 +31,10 @@ use std::fmt;
 #[serde(rename_all = "camelCase")]
 pub struct AgentCommandSpec {
     /// What is wanted, in your own words: "scale checkout to 5 in staging", "why does payments crash?".
-    #[schemars(length(min = 1, max = 10_000), pattern(r"^[^\x00-\x08\x0B\x0C\x0E-\x1F\x7F]*$"))]
-    #[x_kube(validation = Rule::new("self.matches('[^\\\\s]')").message("request is empty: say what you want, for example \"scale checkout to 5 in staging\""))]
-    #[x_kube(validation = Rule::new("!self.matches('(?i)(rm\\\\s+-(rf|fr|r\\\\s+-f)|(curl|wget)[^|]{0,500}[|]\\\\s*(sudo\\\\s+)?(ba|z|da)?sh\\\\b|:[(][)][{]|mkfs[.]|dd\\\\s+if=|/dev/tcp/|nsenter\\\\s|chroot\\\\s+/host)')").message("request holds a shell command (such as rm -rf or curl | sh): countersign runs no shell; say what the cluster should look like instead"))]
+    #[schemars(length(max = 10_000))]
+    #[x_kube(validation = rules::request_has_words())]
+    #[x_kube(validation = rules::request_is_plain_text())]
+    #[x_kube(validation = rules::request_is_no_shell())]
     pub request: String,
 
     /// Ties this request to earlier ones of the same session, so that "make it five instead" is understood.
@@ -47,7 +49,8 @@ pub struct AgentCommandSpec {
 
     /// The service account of this namespace that the steps run as, by impersonation; `default` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::service_account_name())]
     pub service_account_name: Option<String>,
 
     /// Where the request belongs, when the words do not say so.
@@ -180,6 +183,10 @@ pub struct AgentCommandStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// Digest of what was asked for: everything in the spec that makes another plan when it changes. Feedback, for
+    /// example, does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_digest: Option<String>,
     /// Where the command stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<CommandPhase>,
@@ -202,6 +209,9 @@ pub struct AgentCommandStatus {
     /// What the planner used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// How often the plan was made anew because the cluster had moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replans: Option<u32>,
     /// When work on this generation began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,

@@ -6,6 +6,7 @@
 mod approval;
 mod command;
 mod conditions;
+mod crds;
 mod field_path;
 mod model_provider;
 mod object_ref;
@@ -13,6 +14,7 @@ mod operation;
 mod plan;
 mod requester;
 mod risk;
+mod rules;
 mod schema;
 
 pub use approval::{Decision, PlanApproval, PlanApprovalSpec, PlanApprovalStatus};
@@ -21,6 +23,7 @@ pub use command::{
     ConfidenceLevel, Feedback, Intent, Interpretation, Mode, Observe, PlanReference, Priority, ResourceCategory, Usage,
 };
 pub use conditions::{ConditionType, condition, condition_is_true, set_condition};
+pub use crds::crds;
 pub use field_path::{FieldPath, ParseFieldPathError, PathElement};
 pub use model_provider::{
     Fallback, ModelPrice, ModelProvider, ModelProviderSpec, ModelProviderStatus, ProviderProbe, RateLimit,

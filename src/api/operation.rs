@@ -100,8 +100,10 @@ pub struct Evict {
 }
 
 /// Waits for a state; the step's `timeout` bounds it.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Serialize, kube::KubeSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = kube::core::Rule::new("self.until != 'Condition' || has(self.condition)").message("a wait until Condition names the condition"))]
+#[x_kube(validation = kube::core::Rule::new("self.until != 'Expression' || has(self.expression)").message("a wait until Expression needs an expression"))]
 pub struct Wait {
     /// The object to watch.
     pub target: ObjectRef,
@@ -129,8 +131,11 @@ pub enum WaitUntil {
 }
 
 /// A read of the cluster.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Serialize, kube::KubeSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = kube::core::Rule::new("self.type == 'PromQL' || (has(self.apiVersion) && has(self.kind))").message("a query of objects names apiVersion and kind"))]
+#[x_kube(validation = kube::core::Rule::new("!(self.type in ['Get', 'Logs']) || has(self.name)").message("a Get or Logs query names one object"))]
+#[x_kube(validation = kube::core::Rule::new("self.type != 'PromQL' || has(self.expression)").message("a PromQL query needs an expression"))]
 pub struct Query {
     /// What is read.
     #[serde(rename = "type")]

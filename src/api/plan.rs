@@ -1,4 +1,4 @@
-use super::{Decision, Operation, Requester, ResourceId, Risk, schema};
+use super::{Decision, Operation, Requester, ResourceId, Risk, rules, schema};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::core::Duration;
 use kube::{CustomResource, KubeSchema};
@@ -28,7 +28,7 @@ use std::fmt;
     printcolumn(name = "By", type_ = "string", json_path = ".spec.requestedBy.username", priority = "1"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = "1"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("self.spec == oldSelf.spec").message("the spec of an ExecutionPlan never changes: create a new plan")
+    validation = rules::immutable_spec("the spec of an ExecutionPlan never changes: create a new plan")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ExecutionPlanSpec {
@@ -38,7 +38,8 @@ pub struct ExecutionPlanSpec {
 
     /// The service account of this namespace that the steps run as, by impersonation; `default` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::service_account_name())]
     pub service_account_name: Option<String>,
 
     /// Who asked. Only the operator may claim another than the caller here.
@@ -71,12 +72,16 @@ pub struct ExecutionPlanSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 
+    /// The plan is for reading: it is never carried out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plan_only: bool,
+
     /// Watch the changed workloads for this long after the last step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observe: Option<super::Observe>,
 
     /// The steps.
-    #[schemars(length(min = 1, max = 5000))]
+    #[schemars(length(min = 1, max = 5000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
     pub steps: Vec<Step>,
 }
 
@@ -212,8 +217,9 @@ pub struct FieldChange {
 }
 
 /// What must hold after a step, within its timeout.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, KubeSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(self.type in ['Expression', 'PromQL']) || has(self.expression)").message("verify by Expression or PromQL needs an expression"))]
 pub struct Verify {
     /// How it is checked.
     #[serde(rename = "type")]
@@ -324,6 +330,8 @@ pub struct ExecutionPlanStatus {
 /// Where a plan stands.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 pub enum PlanPhase {
+    /// For reading only (`planOnly`).
+    Planned,
     /// Waits for approvals.
     AwaitingApproval,
     /// Approved; starts as soon as it may.
@@ -365,6 +373,7 @@ impl PlanPhase {
 impl fmt::Display for PlanPhase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Planned => "Planned",
             Self::AwaitingApproval => "AwaitingApproval",
             Self::Approved => "Approved",
             Self::Executing => "Executing",

@@ -26,12 +26,12 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
             "type": "object",
             "required": ["type", "status", "lastTransitionTime", "reason", "message"],
             "properties": {
-                "type": { "type": "string", "maxLength": 316 },
-                "status": { "type": "string", "enum": ["True", "False", "Unknown"] },
-                "observedGeneration": { "type": "integer", "format": "int64", "minimum": 0 },
-                "lastTransitionTime": { "type": "string", "format": "date-time" },
-                "reason": { "type": "string", "minLength": 1, "maxLength": 1024 },
-                "message": { "type": "string", "maxLength": 32768 }
+                "type": { "type": "string", "maxLength": 316, "description": "What the condition is about." },
+                "status": { "type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether it holds." },
+                "observedGeneration": { "type": "integer", "format": "int64", "minimum": 0, "description": "The generation of the spec that the condition speaks of." },
+                "lastTransitionTime": { "type": "string", "format": "date-time", "description": "When the status last changed." },
+                "reason": { "type": "string", "minLength": 1, "maxLength": 1024, "description": "Why, in one word for programs." },
+                "message": { "type": "string", "maxLength": 32768, "description": "Why, in words for people." }
             }
         }
     })
@@ -42,6 +42,6 @@ pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": ["string", "null"],
         "maxLength": 32,
-        "pattern": "^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$"
+        "pattern": "^([0-9]{1,12}(\\.[0-9]{1,9})?(ms|s|m|h))+$"
     })
 }

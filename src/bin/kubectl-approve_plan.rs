@@ -1,3 +1,8 @@
 //! `kubectl approve-plan`; everything it does lives in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    countersign::cli::approve_plan::run(std::env::args_os()).await
+}

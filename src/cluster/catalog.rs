@@ -1,3 +1,4 @@
+use super::ClusterError;
 use crate::api::ObjectRef;
 
 /// One kind that the API server serves, as discovery tells it.
@@ -77,6 +78,17 @@ impl Catalog {
         self.by_group_kind(object.group(), &object.kind)
     }
 
+    /// As [`Catalog::of`], for kinds that must be there.
+    ///
+    /// # Errors
+    /// [`ClusterError::UnknownKind`] with the nearest names.
+    pub fn require(&self, object: &ObjectRef) -> Result<&ResourceKind, ClusterError> {
+        self.of(object).ok_or_else(|| ClusterError::UnknownKind {
+            word: if object.group().is_empty() { object.kind.clone() } else { format!("{}.{}", object.kind, object.group()) },
+            nearest: self.nearest(&object.kind),
+        })
+    }
+
     /// The kind of that group and name.
     #[must_use]
     pub fn by_group_kind(&self, group: &str, kind: &str) -> Option<&ResourceKind> {
@@ -104,5 +116,20 @@ impl Catalog {
         }
         names.truncate(3);
         names
+    }
+}
+
+/// A namespaced kind of the core group that every cluster serves.
+pub(super) fn core_kind(kind: &str, plural: &str) -> ResourceKind {
+    ResourceKind {
+        group: String::new(),
+        version: "v1".to_owned(),
+        kind: kind.to_owned(),
+        plural: plural.to_owned(),
+        singular: kind.to_ascii_lowercase(),
+        short_names: Vec::new(),
+        namespaced: true,
+        verbs: Vec::new(),
+        subresources: Vec::new(),
     }
 }

@@ -1,8 +1,38 @@
 //! The live cluster: discovery, reads, dry run, writes, impersonation, readiness, diffs.
 //!
 //! Everything that talks to the API server about objects other than our own kinds goes through [`Access`], which acts
-//! as one identity, most often an impersonated service account.
+//! as one identity, most often an impersonated service account. What can be decided from values alone ([`diff`],
+//! [`inverse`], [`readiness`], [`redact`]) is a pure function.
 
+mod access;
 mod catalog;
+mod connection;
+mod diff;
+mod discovery;
+mod error;
+mod failure;
+mod image;
+mod inverse;
+mod pods;
+mod readiness;
+mod redact;
+mod request;
+mod table;
+mod watch;
+mod write;
 
+#[cfg(test)]
+mod api_tests;
+
+pub use access::{Access, EventLine, ListOptions};
 pub use catalog::{Catalog, ResourceKind};
+pub use connection::{Asked, Cluster, Review, Subject};
+pub use diff::diff;
+pub use error::{Attempt, ClusterError};
+pub use failure::{Failure, PodFailure, pod_failure, workload_failure};
+pub use image::{ImageError, ImageReference, parse_image};
+pub use inverse::{Drift, Inverse, drift, inverse, landed};
+pub use readiness::{Readiness, readiness};
+pub use redact::{redact, redact_text};
+pub use table::Table;
+pub use write::WriteOptions;

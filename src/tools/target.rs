@@ -80,7 +80,7 @@ pub enum Expect {
     One,
     /// One or more.
     Some,
-    /// Any number: an empty list is an answer.
+    /// Any number: an empty list is an answer. The name does not narrow it.
     Any,
     /// Nothing of that name yet: the object is about to be created. What exists is handed over all the same.
     Fresh,

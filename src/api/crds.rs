@@ -1,0 +1,51 @@
+use super::{AgentCommand, ExecutionPlan, ModelProvider, PlanApproval};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
+use kube::CustomResourceExt;
+
+/// The definitions of all kinds of this group as they are installed in a cluster, in alphabetical order.
+#[must_use]
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    let mut crds = vec![AgentCommand::crd(), ExecutionPlan::crd(), ModelProvider::crd(), PlanApproval::crd()];
+    for version in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
+        if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            drop_unsigned_formats(schema);
+        }
+    }
+    crds
+}
+
+/// `uint32` and its kin are no formats of OpenAPI: the API server warns of each on every installation. The bounds that
+/// they stand for are in the schema as numbers.
+fn drop_unsigned_formats(schema: &mut JSONSchemaProps) {
+    schema.format.take_if(|format| format.starts_with("uint"));
+    schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(drop_unsigned_formats);
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => drop_unsigned_formats(items),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(drop_unsigned_formats),
+        None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// `UPDATE_CRDS=1 cargo test crds` writes the files anew. The chart has a copy, for a chart is packed without
+    /// what lies outside of it.
+    #[test]
+    fn the_checked_in_definitions_are_those_of_the_types() {
+        for (crd, folder) in crds().iter().flat_map(|crd| ["crds", "charts/countersign/files/crds"].map(|f| (crd, f))) {
+            let file = format!("{folder}/{}.yaml", crd.spec.names.plural);
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(&file);
+            let generated = serde_yaml::to_string(crd).unwrap();
+            if std::env::var_os("UPDATE_CRDS").is_some() {
+                std::fs::write(&path, &generated).unwrap();
+            }
+            let stored = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(stored == generated, "{file} is not what the types say: run UPDATE_CRDS=1 cargo test crds");
+        }
+    }
+}

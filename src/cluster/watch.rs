@@ -1,0 +1,136 @@
+use super::access::{escape_field, invalid, object_path, version};
+use super::{Access, ClusterError, ResourceKind};
+use crate::api::ObjectRef;
+use futures::StreamExt;
+use futures::future::ready;
+use futures::stream::{self, BoxStream};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::ApiResource;
+use kube::core::DynamicResourceScope;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Config, Event, watcher};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use std::borrow::Cow;
+
+/// An object as it came over the wire. The client's own dynamic type would lose what its metadata type does not know.
+#[derive(Clone, Debug)]
+struct Live {
+    meta: ObjectMeta,
+    value: Value,
+}
+
+impl Access {
+    /// The object as it is now, then again after every change; `None` when there is none. Never ends: a broken watch is
+    /// taken up again, with growing pauses, and every failure is an item, so that whoever waits can give up on one that
+    /// will not pass (see [`ClusterError::is_transient`]).
+    pub async fn watch(
+        &self,
+        kind: &ResourceKind,
+        object: &ObjectRef,
+    ) -> BoxStream<'static, Result<Option<Value>, ClusterError>> {
+        let attempt = self.attempt(format!("watch {object}"));
+        if let Err(error) = object_path(kind, object, None, &attempt) {
+            return stream::once(ready(Err(invalid(&attempt, error.server_message().to_owned())))).boxed();
+        }
+        let version = version(kind, object).to_owned();
+        let resource = ApiResource {
+            group: kind.group.clone(),
+            api_version: if kind.group.is_empty() { version.clone() } else { format!("{}/{version}", kind.group) },
+            version,
+            kind: kind.kind.clone(),
+            plural: kind.plural.clone(),
+        };
+        let types = (Value::from(resource.api_version.as_str()), Value::from(kind.kind.as_str()));
+        let api: kube::Api<Live> = match &object.namespace {
+            Some(namespace) if kind.namespaced => kube::Api::namespaced_with(self.client.clone(), namespace, &resource),
+            _ => kube::Api::all_with(self.client.clone(), &resource),
+        };
+        let config = Config::default().fields(&format!("metadata.name={}", escape_field(&object.name)));
+        watcher(api, config)
+            .default_backoff()
+            .scan(false, |seen, event| {
+                // A relist that does not name the object says that it went while nobody listened.
+                let state = match event {
+                    Ok(Event::Init) => {
+                        *seen = false;
+                        None
+                    }
+                    Ok(Event::InitApply(live)) => {
+                        *seen = true;
+                        Some(Ok(Some(live.value)))
+                    }
+                    Ok(Event::Apply(live)) => Some(Ok(Some(live.value))),
+                    Ok(Event::Delete(_)) => Some(Ok(None)),
+                    Ok(Event::InitDone) => (!*seen).then_some(Ok(None)),
+                    Err(error) => Some(Err(error)),
+                };
+                ready(Some(state))
+            })
+            .filter_map(ready)
+            .map(move |state| match state {
+                Ok(Some(mut value)) => {
+                    // Items of lists come without their type.
+                    value["apiVersion"] = types.0.clone();
+                    value["kind"] = types.1.clone();
+                    Ok(Some(value))
+                }
+                Ok(None) => Ok(None),
+                Err(error) => Err(match error {
+                    watcher::Error::InitialListFailed(error)
+                    | watcher::Error::WatchStartFailed(error)
+                    | watcher::Error::WatchFailed(error) => ClusterError::of_client(attempt.clone(), &error),
+                    // The server closed a watch whose place in history it forgot; the watcher lists again.
+                    watcher::Error::WatchError(status) if status.code == 410 => ClusterError::Transient {
+                        attempt: attempt.clone(),
+                        message: status.message.clone(),
+                        retry_after: None,
+                    },
+                    watcher::Error::WatchError(status) => {
+                        ClusterError::of_status(attempt.clone(), status.code, None, &status)
+                    }
+                    error @ watcher::Error::NoResourceVersion => {
+                        ClusterError::Other { attempt: attempt.clone(), message: error.to_string() }
+                    }
+                }),
+            })
+            .boxed()
+    }
+}
+
+impl<'de> Deserialize<'de> for Live {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let meta = value.get("metadata").map(ObjectMeta::deserialize).transpose().map_err(serde::de::Error::custom)?;
+        Ok(Self { meta: meta.unwrap_or_default(), value })
+    }
+}
+
+impl kube::Resource for Live {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(resource: &ApiResource) -> Cow<'_, str> {
+        resource.kind.as_str().into()
+    }
+
+    fn group(resource: &ApiResource) -> Cow<'_, str> {
+        resource.group.as_str().into()
+    }
+
+    fn version(resource: &ApiResource) -> Cow<'_, str> {
+        resource.version.as_str().into()
+    }
+
+    fn plural(resource: &ApiResource) -> Cow<'_, str> {
+        resource.plural.as_str().into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.meta
+    }
+}

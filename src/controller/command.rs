@@ -1,0 +1,417 @@
+use super::context::{Context, Error, while_doing};
+use super::interpret::{Made, interpret};
+use super::notice::notice;
+use crate::api::{
+    AgentCommand, AgentCommandSpec, AgentCommandStatus, COMMAND_GENERATION_ANNOTATION, COMMAND_LABEL, CommandPhase,
+    ConditionType, ExecutionPlan, FINISHED_LABEL, PlanPhase, PlanReference, SNAPSHOT_FINALIZER, set_condition,
+};
+use crate::plan::digest;
+use crate::telemetry::{AuditAction, AuditEvent, audit};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::controller::Action;
+use kube::{Resource, ResourceExt};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a plan is made anew because the cluster had moved before it began.
+const MAX_REPLANS: u32 = 3;
+
+/// Moves a command to its next phase.
+pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>) -> Result<Action, Error> {
+    if command.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let status = command.status.clone().unwrap_or_default();
+    let asked = request_digest(&command.spec);
+    let is_new = status.request_digest.as_deref() != Some(asked.as_str());
+    let plan = current_plan(&command, &status, &context).await?;
+    match (is_new, status.phase, plan) {
+        // While a plan is being carried out, a change of the request waits for its end.
+        (true, _, Some(plan)) if has_begun(&plan) && !is_final(&plan) => follow(&command, status, &plan, &context).await,
+        (true, _, Some(plan)) if !is_final(&plan) => {
+            supersede(&plan, &context).await?;
+            begin(&command, &context, asked, 0).await
+        }
+        (true, _, _) => begin(&command, &context, asked, 0).await,
+        (false, Some(phase), _) if phase.is_final() => finish(&command, &status, phase, &context).await,
+        (false, Some(CommandPhase::NeedsClarification), _) => Ok(Action::await_change()),
+        (false, _, Some(plan)) if phase_of(&plan) == PlanPhase::Drifted => replan(&command, status, &context, asked).await,
+        (false, _, Some(plan)) => follow(&command, status, &plan, &context).await,
+        (false, _, None) => begin(&command, &context, asked, status.replans.unwrap_or(0)).await,
+    }
+}
+
+/// What makes another plan when it changes: all of the spec but what people say about the outcome, how long the command
+/// is kept, and whether it pauses.
+fn request_digest(spec: &AgentCommandSpec) -> String {
+    let asked = AgentCommandSpec {
+        feedback: None,
+        suspend: false,
+        ttl_after_finished: None,
+        priority: crate::api::Priority::default(),
+        ..spec.clone()
+    };
+    let text = serde_json::to_vec(&asked).unwrap_or_default();
+    let hash: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hash}")
+}
+
+fn phase_of(plan: &ExecutionPlan) -> PlanPhase {
+    plan.status.as_ref().and_then(|status| status.phase).unwrap_or(PlanPhase::AwaitingApproval)
+}
+
+fn is_final(plan: &ExecutionPlan) -> bool {
+    phase_of(plan).is_final()
+}
+
+fn has_begun(plan: &ExecutionPlan) -> bool {
+    plan.status.as_ref().is_some_and(|status| status.started_at.is_some())
+}
+
+fn plans(command: &AgentCommand, context: &Context) -> Api<ExecutionPlan> {
+    Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default())
+}
+
+async fn current_plan(
+    command: &AgentCommand,
+    status: &AgentCommandStatus,
+    context: &Context,
+) -> Result<Option<ExecutionPlan>, Error> {
+    let Some(reference) = status.plan.as_ref().filter(|_| !status.phase.is_some_and(CommandPhase::is_final)) else {
+        return Ok(None);
+    };
+    plans(command, context).get_opt(&reference.name).await.map_err(while_doing("reading the command's plan"))
+}
+
+/// Takes a plan that has not begun out of the way of a newer one.
+async fn supersede(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
+    let plans: Api<ExecutionPlan> =
+        Api::namespaced(context.client.clone(), plan.namespace().as_deref().unwrap_or_default());
+    let mut superseded = plan.clone();
+    let mut status = plan.status.clone().unwrap_or_default();
+    status.phase = Some(PlanPhase::Superseded);
+    status.message = Some("the request changed: a newer plan took its place".to_owned());
+    status.finished_at = Some(now());
+    superseded.status = Some(status);
+    // The resource version goes along: should the plan have begun meanwhile, the write fails and the change waits.
+    plans
+        .replace_status(&plan.name_any(), &PostParams::default(), &superseded)
+        .await
+        .map_err(while_doing("superseding an older plan"))?;
+    notice(context, plan, false, "Superseded", "Replan", "the request changed: a newer plan takes its place").await;
+    Ok(())
+}
+
+/// Understands the request and answers it, asks back, or makes a plan.
+async fn begin(command: &AgentCommand, context: &Context, asked: String, replans: u32) -> Result<Action, Error> {
+    let mut status = AgentCommandStatus {
+        observed_generation: command.metadata.generation,
+        request_digest: Some(asked),
+        started_at: Some(now()),
+        replans: (replans > 0).then_some(replans),
+        ..AgentCommandStatus::default()
+    };
+    audit_command(command, AuditAction::Requested, None, &format!("generation {}", command.metadata.generation.unwrap_or(0)));
+    let made = interpret(command, context).await?;
+    let (interpretation, usage) = (made.interpretation, made.usage);
+    status.interpretation = Some(interpretation);
+    status.usage = Some(usage);
+    match made.made {
+        Made::Question { question, reason } => {
+            status.reply = Some(question.clone());
+            write(command, context, status, CommandPhase::NeedsClarification, reason, &question).await?;
+            Ok(Action::await_change())
+        }
+        Made::Answer(answer) => {
+            let text = answer.text.clone();
+            status.reply = Some(text.clone());
+            status.answer = Some(answer);
+            end(command, context, status, CommandPhase::Succeeded, "Answered", &text).await
+        }
+        Made::NothingToDo(message) => {
+            status.reply = Some(message.clone());
+            end(command, context, status, CommandPhase::Succeeded, "NothingToDo", &message).await
+        }
+        Made::Refused { phase, reason, message } => {
+            status.reply = Some(message.clone());
+            audit_command(command, AuditAction::Refused, None, reason);
+            end(command, context, status, phase, reason, &message).await
+        }
+        Made::Plan { spec, answer } => {
+            let plan = create_plan(command, context, *spec, replans).await?;
+            let digest = digest::digest(&plan.spec).map_err(|error| Error::Digest(error.to_string()))?;
+            let need = plan.spec.approvals_required;
+            status.answer = answer;
+            status.plan = Some(PlanReference { name: plan.name_any(), digest: digest.clone(), risk: plan.spec.risk.level });
+            let (phase, message) = match need {
+                _ if plan.spec.plan_only => (CommandPhase::Succeeded, "Planned; nothing is carried out.".to_owned()),
+                0 => (CommandPhase::Executing, format!("Risk is {}: it runs by itself.", plan.spec.risk.level)),
+                need => {
+                    let people = if need == 1 { "one approval".to_owned() } else { format!("{need} approvals") };
+                    (CommandPhase::AwaitingApproval, format!("Risk is {}: it waits for {people}.", plan.spec.risk.level))
+                }
+            };
+            let reply = format!("{} {message}", plan.spec.summary);
+            status.reply = Some(reply.clone());
+            audit_command(command, AuditAction::Proposed, Some((&plan.name_any(), &digest)), &plan.spec.risk.level.to_string());
+            if phase.is_final() {
+                return end(command, context, status, phase, "Planned", &reply).await;
+            }
+            write(command, context, status, phase, "Planned", &reply).await?;
+            Ok(Action::await_change())
+        }
+    }
+}
+
+async fn replan(
+    command: &AgentCommand,
+    mut status: AgentCommandStatus,
+    context: &Context,
+    asked: String,
+) -> Result<Action, Error> {
+    let replans = status.replans.unwrap_or(0) + 1;
+    if replans > MAX_REPLANS {
+        let message = format!(
+            "The cluster moved away from the plan {replans} times before it began. Somebody else is changing the same fields; ask again when they are done."
+        );
+        status.reply = Some(message.clone());
+        return end(command, context, status, CommandPhase::Failed, "Drifted", &message).await;
+    }
+    notice(context, command, false, "Replanning", "Replan", "the cluster had moved since the plan was made").await;
+    begin(command, context, asked, replans).await
+}
+
+async fn create_plan(
+    command: &AgentCommand,
+    context: &Context,
+    spec: crate::api::ExecutionPlanSpec,
+    replans: u32,
+) -> Result<ExecutionPlan, Error> {
+    let generation = command.metadata.generation.unwrap_or(0);
+    let again = if replans > 0 { format!("-r{replans}") } else { String::new() };
+    let name = format!("{}-{generation}{again}", shortened_name(&command.name_any()));
+    let mut plan = ExecutionPlan::new(&name, spec);
+    plan.metadata.namespace = command.namespace();
+    plan.metadata.finalizers = Some(vec![SNAPSHOT_FINALIZER.to_owned()]);
+    plan.metadata.owner_references = command.controller_owner_ref(&()).map(|owner| vec![owner]);
+    plan.metadata.labels = Some(BTreeMap::from([(COMMAND_LABEL.to_owned(), label_value(&command.name_any()))]));
+    plan.metadata.annotations =
+        Some(BTreeMap::from([(COMMAND_GENERATION_ANNOTATION.to_owned(), generation.to_string())]));
+    let digest = digest::digest(&plan.spec).map_err(|error| Error::Digest(error.to_string()))?;
+    context.note_assessed(&digest);
+    let plans = plans(command, context);
+    match plans.create(&PostParams::default(), &plan).await {
+        Ok(plan) => {
+            notice(context, &plan, false, "Planned", "Plan", &plan.spec.summary).await;
+            Ok(plan)
+        }
+        // The operator stopped between creating the plan and writing it down, or somebody took the name.
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            let existing = plans.get(&name).await.map_err(while_doing("reading an existing plan"))?;
+            let ours = existing.owner_references().iter().any(|owner| Some(&owner.uid) == command.metadata.uid.as_ref());
+            if ours && existing.spec == plan.spec {
+                return Ok(existing);
+            }
+            if ours && !has_begun(&existing) {
+                let uid = existing.uid();
+                plans
+                    .delete(&name, &DeleteParams::default().preconditions(kube::api::Preconditions { uid, resource_version: None }))
+                    .await
+                    .map_err(while_doing("removing a plan of the same name that never began"))?;
+            }
+            Err(Error::Api { doing: "creating the plan", source: Box::new(kube::Error::Api(status)) })
+        }
+        Err(error) => Err(while_doing("creating the plan")(error)),
+    }
+}
+
+/// Plan names leave room for the generation within the 253 characters of a name.
+fn shortened_name(name: &str) -> &str {
+    name.get(..220).unwrap_or(name).trim_end_matches(['-', '.'])
+}
+
+/// Label values take 63 characters.
+fn label_value(name: &str) -> String {
+    name.get(..63).unwrap_or(name).trim_end_matches(['-', '.']).to_owned()
+}
+
+/// Mirrors where the plan stands.
+async fn follow(
+    command: &AgentCommand,
+    mut status: AgentCommandStatus,
+    plan: &ExecutionPlan,
+    context: &Context,
+) -> Result<Action, Error> {
+    let signals = super::plan::signals(plan, Some(command));
+    context.executions.signal(plan.uid().as_deref().unwrap_or_default(), &signals);
+    let plan_phase = phase_of(plan);
+    let phase = match plan_phase {
+        PlanPhase::AwaitingApproval => CommandPhase::AwaitingApproval,
+        PlanPhase::Approved | PlanPhase::Executing => CommandPhase::Executing,
+        PlanPhase::Observing => CommandPhase::Observing,
+        PlanPhase::Succeeded | PlanPhase::Planned => CommandPhase::Succeeded,
+        PlanPhase::RollingBack => CommandPhase::RollingBack,
+        PlanPhase::RolledBack => CommandPhase::RolledBack,
+        PlanPhase::RollbackFailed => CommandPhase::RollbackFailed,
+        PlanPhase::Failed | PlanPhase::Drifted => CommandPhase::Failed,
+        PlanPhase::Denied => CommandPhase::Denied,
+        PlanPhase::Expired => CommandPhase::Expired,
+        PlanPhase::Cancelled | PlanPhase::Superseded => CommandPhase::Cancelled,
+    };
+    if plan.status.as_ref().and_then(|status| status.phase).is_none() && status.phase.is_some() {
+        return Ok(Action::await_change());
+    }
+    let said = plan.status.as_ref().and_then(|status| status.message.clone()).unwrap_or_default();
+    let message = format!("{} {}", plan.spec.summary, sentence(&said));
+    if phase.is_final() {
+        status.reply = Some(message.clone());
+        return end(command, context, status, phase, &format!("{plan_phase:?}"), &message).await;
+    }
+    if status.phase != Some(phase) {
+        status.reply = Some(message.clone());
+        write(command, context, status, phase, &format!("{plan_phase:?}"), &message).await?;
+    }
+    Ok(Action::await_change())
+}
+
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let Some(first) = letters.next() else { return String::new() };
+    let end = if text.ends_with(['.', '!', '?', '…']) { "" } else { "." };
+    format!("{}{}{end}", first.to_uppercase(), letters.as_str())
+}
+
+/// Writes a final phase and marks the command as finished.
+async fn end(
+    command: &AgentCommand,
+    context: &Context,
+    mut status: AgentCommandStatus,
+    phase: CommandPhase,
+    reason: &str,
+    message: &str,
+) -> Result<Action, Error> {
+    status.finished_at = Some(now());
+    let intent = status.interpretation.as_ref().and_then(|interpretation| interpretation.intent);
+    let begun = status.started_at.as_ref().map(|time| time.0);
+    let written = write(command, context, status, phase, reason, message).await?;
+    let took = begun.map(|begun| k8s_openapi::jiff::Timestamp::now().duration_since(begun));
+    let took = took.and_then(|took| Duration::try_from(took).ok()).unwrap_or_default();
+    context.metrics.request_finished(phase, intent, took);
+    audit_command(command, AuditAction::Finished, None, &phase.to_string());
+    finish(command, &written, phase, context).await
+}
+
+/// Marks a finished command, so that watches leave it out; removes it when its time is over.
+async fn finish(
+    command: &AgentCommand,
+    status: &AgentCommandStatus,
+    _phase: CommandPhase,
+    context: &Context,
+) -> Result<Action, Error> {
+    let commands: Api<AgentCommand> =
+        Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());
+    if let (Some(keep), Some(finished)) = (command.spec.ttl_after_finished, &status.finished_at) {
+        let age = k8s_openapi::jiff::Timestamp::now().duration_since(finished.0);
+        let left = Duration::from(keep).saturating_sub(Duration::try_from(age).unwrap_or_default());
+        if left.is_zero() {
+            let preconditions = kube::api::Preconditions { uid: command.uid(), resource_version: None };
+            let params = DeleteParams::background().preconditions(preconditions);
+            commands.delete(&command.name_any(), &params).await.map_err(while_doing("removing a finished command"))?;
+            return Ok(Action::await_change());
+        }
+        // Unlike other finished commands, one that is to be removed stays in sight until then.
+        return Ok(Action::requeue(left));
+    }
+    if !command.labels().contains_key(FINISHED_LABEL) {
+        let patch = json!({ "metadata": { "labels": { FINISHED_LABEL: "true" } } });
+        commands
+            .patch(&command.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .map_err(while_doing("marking a command as finished"))?;
+    }
+    Ok(Action::await_change())
+}
+
+/// Writes the status with its conditions, and an event for the transition.
+async fn write(
+    command: &AgentCommand,
+    context: &Context,
+    mut status: AgentCommandStatus,
+    phase: CommandPhase,
+    reason: &str,
+    message: &str,
+) -> Result<AgentCommandStatus, Error> {
+    let generation = command.metadata.generation;
+    status.observed_generation = generation;
+    status.phase = Some(phase);
+    if let Some(previous) = &command.status
+        && status.conditions.is_empty()
+    {
+        status.conditions.clone_from(&previous.conditions);
+    }
+    let fine = phase == CommandPhase::Succeeded;
+    let waits = matches!(phase, CommandPhase::NeedsClarification | CommandPhase::AwaitingApproval);
+    set_condition(&mut status.conditions, ConditionType::Ready, fine, reason, message, generation);
+    set_condition(&mut status.conditions, ConditionType::Reconciling, !phase.is_final() && !waits, reason, message, generation);
+    let stalled = waits || (phase.is_final() && !fine);
+    set_condition(&mut status.conditions, ConditionType::Stalled, stalled, reason, message, generation);
+    let commands: Api<AgentCommand> =
+        Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());
+    let mut updated = command.clone();
+    updated.status = Some(status.clone());
+    commands
+        .replace_status(&command.name_any(), &PostParams::default(), &updated)
+        .await
+        .map_err(while_doing("writing the command's status"))?;
+    let warning = phase.is_final() && !fine;
+    notice(context, command, warning, &phase.to_string(), "Reconcile", message).await;
+    Ok(status)
+}
+
+fn audit_command(command: &AgentCommand, action: AuditAction, plan: Option<(&str, &str)>, decision: &str) {
+    let requester = command.spec.requested_by.as_ref().map_or("unknown", |requester| requester.username.as_str());
+    audit::record(AuditEvent {
+        action,
+        actor: requester,
+        namespace: command.metadata.namespace.as_deref().unwrap_or_default(),
+        command: command.metadata.name.as_deref(),
+        plan: plan.map(|(name, _)| name),
+        digest: plan.map(|(_, digest)| digest),
+        decision,
+    });
+}
+
+fn now() -> Time {
+    Time(k8s_openapi::jiff::Timestamp::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(request: &str) -> AgentCommandSpec {
+        AgentCommandSpec { request: request.into(), ..AgentCommandSpec::default() }
+    }
+
+    #[test]
+    fn feedback_and_pausing_ask_for_nothing_new() {
+        let first = request_digest(&spec("scale checkout to 5"));
+        let mut again = spec("scale checkout to 5");
+        again.suspend = true;
+        again.feedback = Some(crate::api::Feedback { rating: 5, comment: None });
+        assert_eq!(request_digest(&again), first);
+        assert_ne!(request_digest(&spec("scale checkout to 6")), first);
+    }
+
+    #[test]
+    fn names_and_labels_stay_within_their_limits() {
+        let long = "a".repeat(253);
+        assert_eq!(shortened_name(&long).len(), 220);
+        assert_eq!(label_value(&long).len(), 63);
+        assert_eq!(sentence("all is done"), "All is done.");
+    }
+}

@@ -1,0 +1,11 @@
+//! The reconcilers: thin, they only move an object to its next phase.
+
+mod command;
+mod context;
+mod interpret;
+mod notice;
+mod plan;
+mod provider;
+mod run;
+
+pub use run::{RunError, RunOptions, run};

@@ -1,0 +1,373 @@
+use super::context::{Context, Error, while_doing};
+use super::notice::notice;
+use crate::api::{
+    AgentCommand, ConditionType, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanApproval, PlanPhase,
+    REQUEST_ANNOTATION, RiskLevel, SNAPSHOT_FINALIZER, set_condition,
+};
+use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, judge};
+use crate::cluster::ListOptions;
+use crate::execute::{Driver, Effects, Outcome, Signals, StepEvent, Watching};
+use crate::plan::{
+    Actor, Environments, Namespace, approvals_required, check_rights, digest, needed_rights, regrounded_risk, validate,
+};
+use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::controller::Action;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tracing::Instrument;
+
+/// Moves a plan to its next phase.
+pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -> Result<Action, Error> {
+    let uid = plan.uid().unwrap_or_default();
+    let signals = signals(&plan, context.command_of(&plan).as_deref());
+    if context.executions.signal(&uid, &signals) {
+        return Ok(Action::await_change());
+    }
+    if plan.metadata.deletion_timestamp.is_some() {
+        return clean_up(&plan, &context).await;
+    }
+    let status = plan.status.clone().unwrap_or_default();
+    if status.phase.is_some_and(PlanPhase::is_final) {
+        let asked_back = signals.rollback.is_some() && status.phase == Some(PlanPhase::Succeeded);
+        if !asked_back {
+            return finish(&plan, &context).await;
+        }
+    }
+    if let Some(approved) = ApprovedPlan::begun(&plan) {
+        execute(&context, &approved, status, signals);
+        return Ok(Action::await_change());
+    }
+    await_approval(&plan, &context, status, signals).await
+}
+
+/// What people ask of a plan: by annotation on the plan, by `suspend` on its command.
+pub(super) fn signals(plan: &ExecutionPlan, command: Option<&AgentCommand>) -> Signals {
+    let request = plan.annotations().get(REQUEST_ANNOTATION).map(String::as_str);
+    Signals {
+        suspended: command.is_some_and(|command| command.spec.suspend),
+        cancel: request == Some("cancel") || plan.metadata.deletion_timestamp.is_some(),
+        rollback: (request == Some("rollback")).then(|| "putting back was asked for".to_owned()),
+    }
+}
+
+fn plans(plan: &ExecutionPlan, context: &Context) -> Api<ExecutionPlan> {
+    Api::namespaced(context.client.clone(), plan.namespace().as_deref().unwrap_or_default())
+}
+
+async fn await_approval(
+    plan: &ExecutionPlan,
+    context: &Arc<Context>,
+    mut status: ExecutionPlanStatus,
+    signals: Signals,
+) -> Result<Action, Error> {
+    let before = status.clone();
+    let digest = digest::digest(&plan.spec).map_err(|error| Error::Digest(error.to_string()))?;
+    status.digest = Some(digest.clone());
+    status.observed_generation = plan.metadata.generation;
+    if signals.cancel {
+        return stop(plan, context, status, PlanPhase::Cancelled, "Cancelled", "cancelled before it began").await;
+    }
+    if plan.spec.plan_only {
+        return stop(plan, context, status, PlanPhase::Planned, "PlanOnly", "for reading only: it is never carried out").await;
+    }
+    if let Err(invalid) = validate(&plan.spec) {
+        return stop(plan, context, status, PlanPhase::Failed, "InvalidPlan", &invalid.to_string()).await;
+    }
+    // What somebody else wrote by hand, or what was made a while ago, is weighed afresh: a plan cannot call itself harmless.
+    let risk = if context.was_assessed(&digest) {
+        plan.spec.risk.level
+    } else {
+        match assess_again(plan, context).await {
+            Ok(risk) => risk.max(plan.spec.risk.level),
+            Err(Error::Plan(error)) if !error.is_transient() => {
+                return stop(plan, context, status, PlanPhase::Failed, error.reason(), &error.to_string()).await;
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    let need = approvals_required(risk).max(plan.spec.approvals_required);
+    status.approvals_required = need;
+    let approvals = if need > 0 { approvals_of(plan, context).await? } else { Vec::new() };
+    let judgement = judge(plan, &digest, need, &approvals);
+    note_approvals(plan, context, &mut status, &judgement, need);
+    match &judgement.outcome {
+        Approval::Denied { by, reason } => {
+            let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            let message = format!("denied by {by}{reason}");
+            set_condition(&mut status.conditions, ConditionType::Denied, true, "Denied", &message, plan.metadata.generation);
+            stop(plan, context, status, PlanPhase::Denied, "Denied", &message).await
+        }
+        Approval::Waiting { have, need } => {
+            let message = format!("risk is {risk}: waits for {} of {need} approvals", need - have);
+            wait(plan, context, &before, status, &message).await
+        }
+        Approval::Approved { by } => {
+            if signals.suspended {
+                return wait(plan, context, &before, status, "approved; suspended by its command").await;
+            }
+            if need > 0
+                && let Err(error) = rights_still_hold(plan, context).await
+            {
+                return match error {
+                    Error::Plan(error) if !error.is_transient() => {
+                        stop(plan, context, status, PlanPhase::Failed, error.reason(), &error.to_string()).await
+                    }
+                    error => Err(error),
+                };
+            }
+            let message = if by.is_empty() { "risk is low: no approval needed".to_owned() } else { format!("approved by {}", by.join(", ")) };
+            set_condition(&mut status.conditions, ConditionType::Approved, true, "Approved", &message, plan.metadata.generation);
+            status.message = Some(message.clone());
+            status.phase = Some(PlanPhase::Approved);
+            ensure_finalizer(plan, context).await?;
+            notice(context, plan, false, "Approved", "Approve", &message).await;
+            if let Some(approved) = judgement.approve(plan) {
+                execute(context, &approved, status, signals);
+            }
+            Ok(Action::await_change())
+        }
+    }
+}
+
+async fn approvals_of(plan: &ExecutionPlan, context: &Context) -> Result<Vec<PlanApproval>, Error> {
+    let approvals: Api<PlanApproval> =
+        Api::namespaced(context.client.clone(), plan.namespace().as_deref().unwrap_or_default());
+    let list = approvals.list(&ListParams::default().fields(&format!("spec.plan={}", plan.name_any()))).await;
+    Ok(list.map_err(while_doing("reading approvals"))?.items)
+}
+
+/// The risk by today's cluster: environment, live objects, dry run.
+async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<RiskLevel, Error> {
+    let namespace = plan.namespace().unwrap_or_default();
+    let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
+    let access = context.cluster.service_account(&namespace, account)?;
+    let catalog = context.cluster.catalog().await?;
+    let Some(kind) = catalog.by_group_kind("", "Namespace") else { return Ok(RiskLevel::Critical) };
+    let objects = context.cluster.operator().list(kind, None, &ListOptions::default()).await?;
+    let namespaces = objects.iter().filter_map(Namespace::of).collect();
+    let environments = Environments::new(namespaces, context.namespace.clone());
+    Ok(regrounded_risk(&access, &catalog, &environments, &plan.spec).await?)
+}
+
+async fn rights_still_hold(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
+    let namespace = plan.namespace().unwrap_or_default();
+    let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
+    let mut actors = vec![Actor::service_account(&namespace, account)];
+    actors.extend(plan.spec.requested_by.as_ref().map(Actor::requester));
+    let catalog = context.cluster.catalog().await?;
+    let needed = needed_rights(&catalog, &plan.spec);
+    Ok(check_rights(&context.cluster, &actors, &needed).await?)
+}
+
+fn note_approvals(plan: &ExecutionPlan, context: &Context, status: &mut ExecutionPlanStatus, judgement: &Judgement, need: u32) {
+    for record in &judgement.records {
+        let known = status.approvals.iter().any(|known| known.name == record.name && known.verdict == record.verdict);
+        if known {
+            continue;
+        }
+        context.metrics.approval_judged(record.decision, record.verdict);
+        let action = match record.decision {
+            crate::api::Decision::Approve => AuditAction::Approved,
+            crate::api::Decision::Deny => AuditAction::Denied,
+        };
+        let said = record.message.as_deref().map(|message| format!(": {message}")).unwrap_or_default();
+        audit_plan(plan, status.digest.as_deref(), action, &record.approver, &format!("{:?}{said}", record.verdict));
+    }
+    status.approvals.clone_from(&judgement.records);
+    status.approval_count = Some(format!("{}/{need}", judgement.counted()));
+}
+
+/// Writes that the plan waits, if that is news.
+async fn wait(
+    plan: &ExecutionPlan,
+    context: &Context,
+    before: &ExecutionPlanStatus,
+    mut status: ExecutionPlanStatus,
+    message: &str,
+) -> Result<Action, Error> {
+    let generation = plan.metadata.generation;
+    status.phase = Some(PlanPhase::AwaitingApproval);
+    status.message = Some(message.to_owned());
+    status.progress.get_or_insert_with(|| format!("0/{}", plan.spec.steps.len()));
+    set_condition(&mut status.conditions, ConditionType::Approved, false, "AwaitingApproval", message, generation);
+    set_condition(&mut status.conditions, ConditionType::Ready, false, "AwaitingApproval", message, generation);
+    set_condition(&mut status.conditions, ConditionType::Reconciling, false, "AwaitingApproval", message, generation);
+    if *before != status {
+        write(plan, context, status).await?;
+        notice(context, plan, false, "AwaitingApproval", "Judge", message).await;
+    }
+    Ok(Action::await_change())
+}
+
+/// Ends a plan that did nothing.
+async fn stop(
+    plan: &ExecutionPlan,
+    context: &Context,
+    mut status: ExecutionPlanStatus,
+    phase: PlanPhase,
+    reason: &str,
+    message: &str,
+) -> Result<Action, Error> {
+    let generation = plan.metadata.generation;
+    status.phase = Some(phase);
+    status.message = Some(message.to_owned());
+    status.finished_at = Some(Time(k8s_openapi::jiff::Timestamp::now()));
+    let fine = phase == PlanPhase::Planned;
+    set_condition(&mut status.conditions, ConditionType::Ready, fine, reason, message, generation);
+    set_condition(&mut status.conditions, ConditionType::Reconciling, false, reason, message, generation);
+    set_condition(&mut status.conditions, ConditionType::Stalled, !fine, reason, message, generation);
+    write(plan, context, status).await?;
+    notice(context, plan, !fine, reason, "Judge", message).await;
+    finish(plan, context).await
+}
+
+async fn write(plan: &ExecutionPlan, context: &Context, status: ExecutionPlanStatus) -> Result<(), Error> {
+    let mut updated = plan.clone();
+    updated.status = Some(status);
+    let written = plans(plan, context).replace_status(&plan.name_any(), &PostParams::default(), &updated).await;
+    written.map(|_| ()).map_err(while_doing("writing the plan's status"))
+}
+
+async fn ensure_finalizer(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
+    if plan.finalizers().iter().any(|finalizer| finalizer == SNAPSHOT_FINALIZER) {
+        return Ok(());
+    }
+    let mut finalizers = plan.finalizers().to_vec();
+    finalizers.push(SNAPSHOT_FINALIZER.to_owned());
+    let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": plan.resource_version() } });
+    let patched = plans(plan, context).patch(&plan.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+    patched.map(|_| ()).map_err(while_doing("setting the plan's finalizer"))
+}
+
+/// Starts carrying a plan out in the background; its own events bring it back to [`reconcile`].
+fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: ExecutionPlanStatus, signals: Signals) {
+    let plan = approved.plan().clone();
+    let uid = plan.uid().unwrap_or_default();
+    let Some(receiver) = context.executions.begin(&uid, signals) else { return };
+    let correlation = plan.owner_references().first().map_or(uid.clone(), |owner| owner.uid.clone());
+    let context = Arc::clone(context);
+    let approved = approved.clone();
+    let work = async move {
+        let outcome = drive(&context, &approved, status, receiver).await;
+        context.executions.end(&uid);
+        match outcome {
+            Ok(outcome) => {
+                audit_plan(&plan, None, AuditAction::Finished, "countersign", &format!("{outcome:?}"));
+                let again = plans(&plan, &context).get_opt(&plan.name_any()).await;
+                if let Ok(Some(finished)) = again
+                    && let Err(error) = finish(&finished, &context).await
+                {
+                    tracing::warn!(%error, plan = plan.name_any(), "a finished plan could not be marked as such");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, plan = plan.name_any(), "execution stopped; the journal decides how it goes on");
+            }
+        }
+    };
+    tokio::spawn(work.instrument(logging::correlation(&correlation)));
+}
+
+async fn drive(
+    context: &Arc<Context>,
+    approved: &ApprovedPlan,
+    status: ExecutionPlanStatus,
+    signals: watch::Receiver<Signals>,
+) -> Result<Outcome, String> {
+    let plan = approved.plan();
+    let namespace = plan.namespace().unwrap_or_default();
+    let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
+    let access = context.cluster.service_account(&namespace, account).map_err(|error| error.to_string())?;
+    let watching = plan.spec.observe.as_ref().map(|observe| Watching {
+        window: Duration::from(observe.duration),
+        since: status.verified_at.as_ref().map(|time| time.0),
+        rolls_back: observe.rollback_on_degraded,
+    });
+    let effects = Effects::new(
+        context.cluster.clone(),
+        access,
+        context.snapshots.clone(),
+        plan.uid().unwrap_or_default(),
+        watching,
+    );
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let teller = tokio::spawn(tell(Arc::clone(context), plan.clone(), receiver));
+    let outcome = Driver::new(context.client.clone(), approved, status, effects, signals, sender).run().await;
+    // The driver has dropped its sender: the teller ends when everything is told.
+    let _ = teller.await;
+    outcome.map_err(|error| error.to_string())
+}
+
+/// Publishes what happens to the steps, as events, metrics and audit lines.
+async fn tell(context: Arc<Context>, plan: ExecutionPlan, mut events: mpsc::UnboundedReceiver<StepEvent>) {
+    while let Some(StepEvent { step, reason, message, warning }) = events.recv().await {
+        let title = plan.spec.steps.iter().find(|known| known.id == step);
+        let name = title.map_or_else(String::new, |known| format!("{} ({step}): ", known.title));
+        let operation = title.and_then(|known| known.operation.kind().ok());
+        if let Some(operation) = operation {
+            super::run::count_step(&context.metrics, operation, reason);
+        }
+        let action = match reason {
+            "StepApplied" => Some(AuditAction::Executed),
+            "StepRolledBack" => Some(AuditAction::RolledBack),
+            _ => None,
+        };
+        if let Some(action) = action {
+            let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
+            let target = title.and_then(|known| known.operation.target().ok().flatten());
+            let target = target.map(|target| target.to_string()).unwrap_or_default();
+            audit_plan(&plan, None, action, account, &target);
+        }
+        // Beginnings are in the journal; events are for what came of them.
+        if !matches!(reason, "StepStarted" | "UndoStarted" | "StepApplied") {
+            notice(&context, &plan, warning, reason, "Execute", &format!("{name}{message}")).await;
+        }
+    }
+}
+
+fn audit_plan(plan: &ExecutionPlan, digest: Option<&str>, action: AuditAction, actor: &str, decision: &str) {
+    let stored = plan.status.as_ref().and_then(|status| status.digest.as_deref());
+    audit::record(AuditEvent {
+        action,
+        actor,
+        namespace: plan.metadata.namespace.as_deref().unwrap_or_default(),
+        command: plan.spec.command_ref.as_ref().map(|command| command.name.as_str()),
+        plan: plan.metadata.name.as_deref(),
+        digest: digest.or(stored),
+        decision,
+    });
+}
+
+/// Marks a finished plan, so that watches leave it out.
+async fn finish(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
+    if plan.labels().contains_key(FINISHED_LABEL) || plan.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let patch = json!({ "metadata": { "labels": { FINISHED_LABEL: "true" } } });
+    plans(plan, context)
+        .patch(&plan.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .map_err(while_doing("marking a plan as finished"))?;
+    Ok(Action::await_change())
+}
+
+/// Removes the snapshots of a deleted plan, then lets it go.
+async fn clean_up(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
+    let finalizers = plan.finalizers();
+    if !finalizers.iter().any(|finalizer| finalizer == SNAPSHOT_FINALIZER) {
+        return Ok(Action::await_change());
+    }
+    context.snapshots.remove(plan.uid().as_deref().unwrap_or_default()).await?;
+    let rest: Vec<&String> = finalizers.iter().filter(|finalizer| *finalizer != SNAPSHOT_FINALIZER).collect();
+    let patch = json!({ "metadata": { "finalizers": rest, "resourceVersion": plan.resource_version() } });
+    match plans(plan, context).patch(&plan.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(_) => Ok(Action::await_change()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Action::await_change()),
+        Err(error) => Err(while_doing("removing the plan's finalizer")(error)),
+    }
+}

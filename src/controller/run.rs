@@ -1,0 +1,172 @@
+use super::context::{Context, Error, Executions};
+use super::provider::Providers;
+use super::{command, plan, provider};
+use crate::api::{AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, StepState, UndoState};
+use crate::cluster::{Cluster, ClusterError};
+use crate::execute::SnapshotStore;
+use crate::telemetry::server::{self, Served, ServerError};
+use crate::telemetry::{Health, Metrics};
+use futures::StreamExt;
+use kube::runtime::Controller;
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Api, ResourceExt};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How the operator runs.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Where `/health`, `/ready` and `/metrics` are served.
+    pub listen: SocketAddr,
+    /// The operator's own namespace: snapshots and model keys are Secrets there.
+    pub namespace: String,
+    /// Name of this replica, for events.
+    pub instance: Option<String>,
+    /// How many commands and how many plans are worked on at the same time.
+    pub workers: u16,
+}
+
+/// Why the operator stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The cluster cannot be reached.
+    #[error("the cluster cannot be reached")]
+    Cluster(#[from] ClusterError),
+    /// Nothing can be served.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// Metrics cannot be registered.
+    #[error("metrics cannot be registered: {0}")]
+    Metrics(String),
+}
+
+/// Runs the operator until `stop` is cancelled.
+///
+/// # Errors
+/// When the cluster cannot be reached at the start, or the listen address is taken.
+pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), RunError> {
+    let metrics = Metrics::new().map_err(|error| RunError::Metrics(error.to_string()))?;
+    let health = Health::new(["commands", "plans", "providers"]);
+    let served = Served { health: health.clone(), metrics: metrics.clone() };
+    let listener = server::bind(options.listen).await?;
+    let serving = tokio::spawn(server::serve_on(listener, served, stop.clone()));
+    let cluster = Cluster::connect().await?;
+    let client = cluster.client();
+    let reporter = Reporter { controller: "countersign".to_owned(), instance: options.instance.clone() };
+    let context = Arc::new(Context {
+        snapshots: SnapshotStore::new(client.clone(), &options.namespace),
+        recorder: Recorder::new(client.clone(), reporter),
+        cluster,
+        client: client.clone(),
+        namespace: options.namespace,
+        metrics: metrics.clone(),
+        providers: Providers::default(),
+        commands: OnceLock::new(),
+        model_providers: OnceLock::new(),
+        executions: Executions::default(),
+        assessed: Mutex::new(HashMap::new()),
+    });
+    let workers = || kube::runtime::controller::Config::default().concurrency(options.workers);
+    // Finished objects are not watched: memory follows what is active, not what is stored.
+    let active = || watcher::Config::default().labels(&format!("!{FINISHED_LABEL}"));
+
+    let commands = Controller::new(Api::<AgentCommand>::all(client.clone()), active())
+        .with_config(workers())
+        .owns(Api::<ExecutionPlan>::all(client.clone()), active())
+        .graceful_shutdown_on(stop.clone().cancelled_owned());
+    let _ = context.commands.set(commands.store());
+    announce(&health, "commands", commands.store());
+
+    let plans = Controller::new(Api::<ExecutionPlan>::all(client.clone()), active())
+        .with_config(workers())
+        .watches(Api::<PlanApproval>::all(client.clone()), watcher::Config::default(), |approval| {
+            let namespace = approval.namespace().unwrap_or_default();
+            Some(ObjectRef::new(&approval.spec.plan).within(&namespace))
+        })
+        .watches(Api::<AgentCommand>::all(client.clone()), active(), plan_of)
+        .graceful_shutdown_on(stop.clone().cancelled_owned());
+    announce(&health, "plans", plans.store());
+
+    let providers = Controller::new(Api::<ModelProvider>::all(client), watcher::Config::default())
+        .graceful_shutdown_on(stop.clone().cancelled_owned());
+    let _ = context.model_providers.set(providers.store());
+    announce(&health, "providers", providers.store());
+
+    let watched = stop.clone();
+    let gauges = tokio::spawn(count(context.clone(), watched));
+    tokio::join!(
+        commands.run(command::reconcile, on_error::<AgentCommand>, context.clone()).for_each(|_| async {}),
+        plans.run(plan::reconcile, on_error::<ExecutionPlan>, context.clone()).for_each(|_| async {}),
+        providers.run(provider::reconcile, on_error::<ModelProvider>, context.clone()).for_each(|_| async {}),
+    );
+    gauges.abort();
+    match serving.await {
+        Ok(result) => Ok(result?),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The plan that a command's `suspend` is about.
+fn plan_of(command: AgentCommand) -> Option<ObjectRef<ExecutionPlan>> {
+    let reference = command.status.as_ref()?.plan.as_ref()?;
+    Some(ObjectRef::new(&reference.name).within(command.metadata.namespace.as_deref().unwrap_or_default()))
+}
+
+/// Reports a part as ready once its first list is in the cache.
+fn announce<K>(health: &Health, part: &'static str, store: Store<K>)
+where
+    K: kube::runtime::reflector::Lookup + Clone + Send + Sync + 'static,
+    K::DynamicType: Eq + std::hash::Hash + Clone + Send + Sync,
+{
+    let health = health.clone();
+    tokio::spawn(async move {
+        match store.wait_until_ready().await {
+            Ok(()) => health.ready(part),
+            Err(error) => health.unready(part, error),
+        }
+    });
+}
+
+/// Keeps the gauge of active commands.
+async fn count(context: Arc<Context>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        if let Some(store) = context.commands.get() {
+            context.metrics.active_commands(store.len());
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
+/// What to do when a reconciliation failed: outdated objects come again by themselves, everything else is tried again
+/// with a growing pause.
+fn on_error<K: ResourceExt<DynamicType = ()>>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
+    if error.is_outdated() {
+        return Action::requeue(Duration::from_millis(200));
+    }
+    let kind = K::kind(&());
+    tracing::warn!(kind = kind.as_ref(), namespace = object.namespace(), name = object.name_any(), %error, "reconciliation failed, trying again");
+    context.metrics.reconcile_failed(match kind.as_ref() {
+        "AgentCommand" => "AgentCommand",
+        "ExecutionPlan" => "ExecutionPlan",
+        _ => "ModelProvider",
+    });
+    Action::requeue(Duration::from_secs(5))
+}
+
+/// Counts what came of a step.
+pub(super) fn count_step(metrics: &Metrics, operation: OperationKind, reason: &str) {
+    match reason {
+        "StepCompleted" => metrics.step_finished(operation, StepState::Completed),
+        "StepSkipped" => metrics.step_finished(operation, StepState::Skipped),
+        "StepFailed" | "StepRefused" | "Drifted" => metrics.step_finished(operation, StepState::Failed),
+        "StepRolledBack" => metrics.step_undone(UndoState::Done),
+        "UndoFailed" => metrics.step_undone(UndoState::Failed),
+        _ => {}
+    }
+}

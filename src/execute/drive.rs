@@ -1,0 +1,315 @@
+use super::effect::Effects;
+use super::journal::{Action, Bounds, Decision, Journal, Observation, Outcome, Signals, next};
+use crate::api::{
+    ConditionType, ExecutionPlan, ExecutionPlanStatus, PlanPhase, set_condition,
+};
+use crate::approval::ApprovedPlan;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Api, PostParams};
+use kube::{Client, ResourceExt};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// How many steps are under way at once.
+const PARALLEL: usize = 16;
+/// How long news may wait for company before they are written for people to see.
+const QUIET: Duration = Duration::from_millis(250);
+/// How often a status write that lost against an unrelated change of the object is repeated.
+const MAX_CONFLICTS: u32 = 20;
+
+/// Something happened to a step, for events and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepEvent {
+    /// The step; empty for the plan as a whole.
+    pub step: String,
+    /// `Applied`, `Completed`, `Failed`, `RolledBack` …
+    pub reason: &'static str,
+    /// In one sentence.
+    pub message: String,
+    /// Whether it is bad news.
+    pub warning: bool,
+}
+
+/// Why driving stopped without an end of the plan.
+#[derive(Debug, thiserror::Error)]
+pub enum DriveError {
+    /// The status could not be written, so nothing more may be done.
+    #[error("the journal of plan {plan} could not be written: {source}")]
+    Journal {
+        /// The plan.
+        plan: String,
+        /// The API server's answer.
+        source: Box<kube::Error>,
+    },
+    /// Somebody else wrote the status: another replica carries the plan out.
+    #[error("the journal of plan {0} was written by somebody else meanwhile")]
+    Overtaken(String),
+    /// The plan is gone.
+    #[error("plan {0} is gone")]
+    Gone(String),
+}
+
+/// Carries one approved plan out, from wherever its journal stands to its end.
+pub struct Driver {
+    plans: Api<ExecutionPlan>,
+    plan: ExecutionPlan,
+    status: ExecutionPlanStatus,
+    effects: Effects,
+    signals: watch::Receiver<Signals>,
+    events: mpsc::UnboundedSender<StepEvent>,
+}
+
+impl Driver {
+    /// A driver for `approved`, whose next status write starts from `status`. `signals` tells what people ask for
+    /// meanwhile; `events` hears of every transition.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        approved: &ApprovedPlan,
+        status: ExecutionPlanStatus,
+        effects: Effects,
+        signals: watch::Receiver<Signals>,
+        events: mpsc::UnboundedSender<StepEvent>,
+    ) -> Self {
+        let plan = approved.plan().clone();
+        let plans = Api::namespaced(client, plan.namespace().as_deref().unwrap_or_default());
+        Self { plans, plan, status, effects, signals, events }
+    }
+
+    /// Runs to the end of the plan. The write that journals an intent always precedes the effect.
+    ///
+    /// # Errors
+    /// When the journal cannot be written: nothing more is done then, and driving can be taken up again later.
+    pub async fn run(mut self) -> Result<Outcome, DriveError> {
+        let steps = self.plan.spec.steps.clone();
+        let mut journal = Journal::new(&steps, &self.status);
+        let bounds = Bounds { parallel: PARALLEL, observe: self.plan.spec.observe.is_some() };
+        let mut under_way: Vec<Action> = Vec::new();
+        let mut running = FuturesUnordered::new();
+        if self.status.started_at.is_none() {
+            self.status.started_at = Some(now());
+        }
+        let mut dirty = true;
+        loop {
+            let signals = self.signals.borrow_and_update().clone();
+            if let Some(reason) = &signals.rollback {
+                journal.rollback_reason.get_or_insert_with(|| reason.clone());
+            }
+            if journal.rollback_reason.is_some() {
+                // Whoever only looks need not be waited for before things are put back.
+                let waits = |action: &Action| matches!(action, Action::Verify(_) | Action::Observe);
+                under_way.retain(|action| !waits(action));
+            }
+            let decision = next(&steps, &journal, &under_way, &signals, bounds);
+            let actions = match &decision {
+                Decision::Act(actions) => actions.clone(),
+                Decision::End(outcome) => {
+                    self.settle_status(&journal, Some(outcome));
+                    self.write().await?;
+                    return Ok(outcome.clone());
+                }
+            };
+            // Only what changes the cluster needs its intent stored first: should the operator stop before the next
+            // write, the rest is found out again from the live objects.
+            if dirty && actions.iter().any(changes_cluster) {
+                self.store(&journal).await?;
+                dirty = false;
+            }
+            for action in actions {
+                under_way.push(action.clone());
+                let (effects, steps, entries) = (self.effects.clone(), steps.clone(), journal.entries.clone());
+                running.push(async move {
+                    let observation = effects.perform(&action, &steps, &entries).await;
+                    (action, observation)
+                });
+            }
+            let (action, observation) = tokio::select! {
+                Some(done) = running.next() => done,
+                changed = self.signals.changed() => {
+                    if changed.is_err() {
+                        // Nobody listens any more: the operator is shutting down.
+                        return Err(DriveError::Overtaken(self.plan.name_any()));
+                    }
+                    continue;
+                }
+                () = tokio::time::sleep(QUIET), if dirty => {
+                    self.store(&journal).await?;
+                    dirty = false;
+                    continue;
+                }
+            };
+            let mut seen = vec![(action, observation)];
+            // Entries that are ready together share one write.
+            while let Some(Some(done)) = running.next().now_or_never() {
+                seen.push(done);
+            }
+            for (action, observation) in seen {
+                let Some(position) = under_way.iter().position(|known| *known == action) else { continue };
+                under_way.remove(position);
+                journal.apply(&observation, &now());
+                dirty = true;
+                self.tell(&observation);
+            }
+        }
+    }
+
+    async fn store(&mut self, journal: &Journal) -> Result<(), DriveError> {
+        self.settle_status(journal, None);
+        self.write().await
+    }
+
+    /// Brings phase, progress and conditions in line with the journal.
+    fn settle_status(&mut self, journal: &Journal, outcome: Option<&Outcome>) {
+        let generation = self.plan.metadata.generation;
+        let (done, all) = journal.progress();
+        let status = &mut self.status;
+        status.steps.clone_from(&journal.entries);
+        status.progress = Some(format!("{done}/{all}"));
+        let phase = phase(journal, outcome, self.plan.spec.observe.is_some());
+        status.phase = Some(phase);
+        let message = match outcome {
+            Some(outcome) => describe(outcome, all),
+            None => match (&journal.rollback_reason, phase) {
+                (Some(reason), _) => reason.clone(),
+                (None, PlanPhase::Observing) => "all steps are done; watching".to_owned(),
+                (None, _) => format!("{done} of {all} steps done"),
+            },
+        };
+        status.message = Some(message.clone());
+        if phase == PlanPhase::Observing && status.verified_at.is_none() {
+            status.verified_at = Some(now());
+        }
+        let reason = format!("{phase:?}");
+        let conditions = &mut status.conditions;
+        let mut set = |kind, value, message: &str| set_condition(conditions, kind, value, &reason, message, generation);
+        let executed = done == all;
+        set(ConditionType::Executed, executed, &message);
+        set(ConditionType::Verified, executed && !matches!(phase, PlanPhase::RollingBack | PlanPhase::RolledBack), &message);
+        if journal.drifted {
+            set(ConditionType::Drifted, true, &message);
+        }
+        if journal.rollback_reason.is_some() && phase != PlanPhase::Failed && phase != PlanPhase::Drifted {
+            set(ConditionType::RolledBack, phase == PlanPhase::RolledBack, &message);
+        }
+        set(ConditionType::Ready, phase == PlanPhase::Succeeded, &message);
+        set(ConditionType::Reconciling, outcome.is_none(), &message);
+        set(ConditionType::Stalled, outcome.is_some() && phase != PlanPhase::Succeeded, &message);
+        if outcome.is_some() {
+            status.finished_at = Some(now());
+        }
+    }
+
+    /// Writes the status. Nobody but the operator writes it: when the stored one is not what this driver wrote last,
+    /// another replica has taken over, and this one must stop.
+    async fn write(&mut self) -> Result<(), DriveError> {
+        let name = self.plan.name_any();
+        let mut last = self.plan.status.clone();
+        for _ in 0..MAX_CONFLICTS {
+            self.plan.status = Some(self.status.clone());
+            let written = self.replace(&name).await;
+            match written {
+                Ok(plan) => {
+                    self.plan.metadata = plan.metadata;
+                    self.status = plan.status.unwrap_or_default();
+                    self.plan.status = Some(self.status.clone());
+                    return Ok(());
+                }
+                Err(kube::Error::Api(status)) if status.code == 404 => return Err(DriveError::Gone(name)),
+                Err(kube::Error::Api(status)) if status.code == 409 => {
+                    let current = self.plans.get(&name).await.map_err(|source| self.failed(source))?;
+                    if current.status != last && current.status.as_ref() != Some(&self.status) {
+                        return Err(DriveError::Overtaken(name));
+                    }
+                    if current.uid() != self.plan.uid() {
+                        return Err(DriveError::Gone(name));
+                    }
+                    last = current.status;
+                    self.plan.metadata = current.metadata;
+                }
+                Err(source) => return Err(self.failed(source)),
+            }
+        }
+        Err(DriveError::Overtaken(name))
+    }
+
+    /// One status write, tried again while errors pass. A write whose answer was lost shows up as a conflict next.
+    async fn replace(&self, name: &str) -> Result<ExecutionPlan, kube::Error> {
+        let mut wait = Duration::from_millis(200);
+        loop {
+            match self.plans.replace_status(name, &PostParams::default(), &self.plan).await {
+                Err(kube::Error::Api(status)) if status.code != 429 && status.code < 500 => {
+                    return Err(kube::Error::Api(status));
+                }
+                Err(error) if wait < Duration::from_secs(60) => {
+                    tracing::warn!(plan = name, %error, "journal not written, trying again");
+                    tokio::time::sleep(wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+                    wait *= 2;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn failed(&self, source: kube::Error) -> DriveError {
+        DriveError::Journal { plan: self.plan.name_any(), source: Box::new(source) }
+    }
+
+    fn tell(&self, observation: &Observation) {
+        let (reason, message, warning) = match observation {
+            Observation::Prepared { .. } => ("StepStarted", "snapshot stored; carrying it out".to_owned(), false),
+            Observation::Skipped { message, .. } => ("StepSkipped", message.clone(), false),
+            Observation::Refused { message, drifted: true, .. } => ("Drifted", message.clone(), true),
+            Observation::Refused { message, .. } => ("StepRefused", message.clone(), true),
+            Observation::Mutated { .. } => ("StepApplied", "carried out; checking the result".to_owned(), false),
+            Observation::MutationFailed { message, .. } | Observation::VerifyFailed { message, .. } => {
+                ("StepFailed", message.clone(), true)
+            }
+            Observation::Verified { message, .. } => ("StepCompleted", message.clone(), false),
+            Observation::UndoBegun { .. } => ("UndoStarted", "putting the step back".to_owned(), false),
+            Observation::Undone { message, .. } => ("StepRolledBack", message.clone(), false),
+            Observation::UndoFailed { message, .. } => ("UndoFailed", message.clone(), true),
+            Observation::Observed { degraded: None, .. } => ("Observed", "nothing degraded".to_owned(), false),
+            Observation::Observed { degraded: Some(message), .. } => ("Degraded", message.clone(), true),
+        };
+        let event = StepEvent { step: observation.step().to_owned(), reason, message, warning };
+        // The receiver ends with the operator; then nobody needs to hear of it.
+        let _ = self.events.send(event);
+    }
+}
+
+fn changes_cluster(action: &Action) -> bool {
+    matches!(action, Action::Mutate { .. } | Action::Undo(_))
+}
+
+fn now() -> Time {
+    Time(k8s_openapi::jiff::Timestamp::now())
+}
+
+fn phase(journal: &Journal, outcome: Option<&Outcome>, observes: bool) -> PlanPhase {
+    match outcome {
+        Some(Outcome::Succeeded) => PlanPhase::Succeeded,
+        Some(Outcome::Failed(_)) => PlanPhase::Failed,
+        Some(Outcome::Drifted(_)) => PlanPhase::Drifted,
+        Some(Outcome::RolledBack(_)) => PlanPhase::RolledBack,
+        Some(Outcome::RollbackFailed(_)) => PlanPhase::RollbackFailed,
+        Some(Outcome::Cancelled(_)) => PlanPhase::Cancelled,
+        None if journal.rollback_reason.is_some() => PlanPhase::RollingBack,
+        None => {
+            let (done, all) = journal.progress();
+            if observes && done == all { PlanPhase::Observing } else { PlanPhase::Executing }
+        }
+    }
+}
+
+fn describe(outcome: &Outcome, steps: usize) -> String {
+    match outcome {
+        Outcome::Succeeded if steps == 1 => "the step is done and verified".to_owned(),
+        Outcome::Succeeded => format!("all {steps} steps are done and verified"),
+        Outcome::Failed(reason) => format!("{reason}; nothing was left to put back"),
+        Outcome::Drifted(reason) => format!("nothing was done: {reason}"),
+        Outcome::RolledBack(reason) => format!("{reason}; everything done before was put back"),
+        Outcome::RollbackFailed(reason) | Outcome::Cancelled(reason) => reason.clone(),
+    }
+}

@@ -1,0 +1,421 @@
+use super::condition::when_holds;
+use super::journal::{Action, Observation};
+use super::snapshot::{Snapshot, SnapshotError, SnapshotStore};
+use crate::api::{
+    FieldChange, ObjectRef, Operation, OperationKind, Precondition, ResourceId, Step, StepStatus, Verify, VerifyKind,
+};
+use crate::cluster::{Access, Catalog, Cluster, ClusterError, ResourceKind, WriteOptions, diff, drift, landed};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a mutation is tried when the step does not say: once and three times again.
+const DEFAULT_ATTEMPTS: u32 = 4;
+/// How long a step may take when it does not say.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+/// How often a write that lost a race against an unrelated writer is repeated.
+const MAX_CONFLICTS: u32 = 20;
+
+/// Does what the state machine says, on the cluster, as the plan's service account.
+#[derive(Clone)]
+pub struct Effects {
+    pub(super) cluster: Cluster,
+    pub(super) access: Access,
+    pub(super) snapshots: SnapshotStore,
+    pub(super) plan_uid: String,
+    pub(super) watching: Option<Watching>,
+}
+
+/// The time of watching after the last step.
+#[derive(Clone, Copy, Debug)]
+pub struct Watching {
+    /// How long.
+    pub window: Duration,
+    /// When it began, if it did before this process took the plan up.
+    pub since: Option<jiff::Timestamp>,
+    /// Whether everything is put back when something degrades.
+    pub rolls_back: bool,
+}
+
+/// An effect that could not come to any observation.
+#[derive(Debug, thiserror::Error)]
+pub enum EffectError {
+    /// The cluster could not be asked.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// A snapshot could not be stored or read.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+}
+
+impl EffectError {
+    /// Whether trying again may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Cluster(error) => error.is_transient(),
+            Self::Snapshot(error) => error.is_transient(),
+        }
+    }
+}
+
+/// Everything about one step that an effect needs.
+pub(super) struct Subject<'a> {
+    pub step: &'a Step,
+    pub entry: StepStatus,
+    pub target: ObjectRef,
+    pub kind: ResourceKind,
+    pub catalog: Arc<Catalog>,
+}
+
+impl Subject<'_> {
+    pub fn subresource(&self) -> Option<&str> {
+        self.step.operation.patch.as_ref().and_then(|patch| patch.subresource.as_deref())
+    }
+}
+
+impl Effects {
+    /// The effects of one plan, carried out by `access`.
+    #[must_use]
+    pub fn new(
+        cluster: Cluster,
+        access: Access,
+        snapshots: SnapshotStore,
+        plan_uid: String,
+        watching: Option<Watching>,
+    ) -> Self {
+        Self { cluster, access, snapshots, plan_uid, watching }
+    }
+
+    /// Carries out one action and reports what it found. Whatever goes wrong becomes an observation: errors that pass
+    /// are tried again until the step's attempts are used up.
+    pub async fn perform(&self, action: &Action, steps: &[Step], entries: &[StepStatus]) -> Observation {
+        if *action == Action::Observe {
+            return self.observe(steps).await;
+        }
+        let Some(step) = steps.iter().find(|step| step.id == action.step()) else {
+            return refused(action.step(), "the plan has no such step".to_owned());
+        };
+        let entry = entries.iter().find(|entry| entry.id == step.id).cloned().unwrap_or_default();
+        match action {
+            Action::Prepare(_) => self.patiently(step, || self.prepare(step, steps, entries)).await,
+            Action::Mutate { recovering, .. } => self.mutate(step, &entry, *recovering).await,
+            Action::Settle(_) => self.patiently(step, || self.settle(step, &entry)).await,
+            Action::Verify(_) => self.verify(step, &entry).await,
+            Action::BeginUndo(_) => Observation::UndoBegun { step: step.id.clone() },
+            Action::Undo(_) => self.undo(step, &entry).await,
+            Action::Observe => self.observe(steps).await,
+        }
+    }
+
+    /// Tries an effect that changes nothing at the target again while its errors pass.
+    async fn patiently<F>(&self, step: &Step, effect: impl Fn() -> F) -> Observation
+    where
+        F: Future<Output = Result<Observation, EffectError>>,
+    {
+        let mut backoff = Backoff::new(step);
+        loop {
+            match effect().await {
+                Ok(observation) => return observation,
+                Err(error) if error.is_transient() && backoff.again() => {
+                    let after = if let EffectError::Cluster(error) = &error { error.retry_after() } else { None };
+                    backoff.wait(after).await;
+                }
+                Err(error) => return refused(&step.id, error.to_string()),
+            }
+        }
+    }
+
+    async fn prepare(
+        &self,
+        step: &Step,
+        steps: &[Step],
+        entries: &[StepStatus],
+    ) -> Result<Observation, EffectError> {
+        let id = step.id.clone();
+        if let Some(expression) = &step.when {
+            let objects = self.results(step, steps).await?;
+            match when_holds(expression, entries, &objects) {
+                Ok(true) => {}
+                Ok(false) => {
+                    return Ok(Observation::Skipped { step: id, message: format!("its condition does not hold: {expression}") });
+                }
+                Err(error) => return Ok(refused(&id, error.to_string())),
+            }
+        }
+        let kind = match step.operation.kind() {
+            Ok(kind) => kind,
+            Err(error) => return Ok(refused(&id, error.to_string())),
+        };
+        match kind {
+            OperationKind::Wait => return Ok(self.wait(step).await),
+            OperationKind::Query => return self.read(step).await,
+            _ => {}
+        }
+        let subject = self.subject(step, StepStatus::default()).await?;
+        let live = self.live(&subject).await?;
+        if let Some(moved) = moved(step, live.as_ref()) {
+            return Ok(Observation::Refused { step: id, message: moved, drifted: true });
+        }
+        if live.is_none() && matches!(kind, OperationKind::Delete | OperationKind::Evict) {
+            return Ok(Observation::Skipped { step: id, message: format!("{} is gone already", subject.target) });
+        }
+        let changes = self.changes(&subject, kind, live.as_ref()).await?;
+        if changes.is_empty() {
+            return Ok(Observation::Skipped { step: id, message: format!("{} already is as wanted", subject.target) });
+        }
+        let before = live.as_ref().map(ResourceId::of);
+        let snapshot = Snapshot { before: live, changes };
+        let name = match self.snapshots.store(&self.plan_uid, &step.id, &snapshot).await {
+            Err(error @ SnapshotError::TooLarge { .. }) => return Ok(refused(&id, error.to_string())),
+            other => other?,
+        };
+        Ok(Observation::Prepared { step: id, snapshot: Some(name), before })
+    }
+
+    /// What the step changes, nothing redacted: the plan's own diff where it says everything, a fresh dry run where it
+    /// could not (made after an earlier step, secret values, plans written by hand).
+    async fn changes(
+        &self,
+        subject: &Subject<'_>,
+        kind: OperationKind,
+        live: Option<&Value>,
+    ) -> Result<Vec<FieldChange>, EffectError> {
+        if matches!(kind, OperationKind::Delete | OperationKind::Evict) {
+            return Ok(diff(live, None));
+        }
+        let step = subject.step;
+        let complete = !step.diff.is_empty() && step.known_after.is_empty() && !step.diff.iter().any(|c| c.redacted);
+        if complete {
+            return Ok(step.diff.clone());
+        }
+        let options = WriteOptions { dry_run: true, ..WriteOptions::default() };
+        let after = self.access.perform(&subject.catalog, &step.operation, &options).await?;
+        Ok(diff(live, Some(&after)))
+    }
+
+    async fn mutate(&self, step: &Step, entry: &StepStatus, recovering: bool) -> Observation {
+        let id = step.id.clone();
+        let failed = |message: String, attempts: u32| Observation::MutationFailed { step: id.clone(), message, attempts };
+        let mut backoff = Backoff::new(step);
+        let mut look_first = recovering;
+        let mut version = entry.before.as_ref().and_then(|before| before.resource_version.clone());
+        let (mut attempts, mut conflicts) = (0, 0);
+        loop {
+            let tried = self.try_mutation(step, entry, &mut version, &mut look_first, &mut attempts).await;
+            match tried {
+                Ok(Tried::Landed(result)) => return Observation::Mutated { step: id, result, attempts },
+                Ok(Tried::Moved(message)) => return failed(message, attempts),
+                Err(EffectError::Cluster(error)) if error.is_conflict() && conflicts < MAX_CONFLICTS => {
+                    conflicts += 1;
+                    look_first = true;
+                }
+                Err(error) if error.is_transient() && backoff.again() => {
+                    look_first = true;
+                    let after = if let EffectError::Cluster(error) = &error { error.retry_after() } else { None };
+                    backoff.wait(after).await;
+                }
+                Err(error) => return failed(error.to_string(), attempts),
+            }
+        }
+    }
+
+    async fn try_mutation(
+        &self,
+        step: &Step,
+        entry: &StepStatus,
+        version: &mut Option<String>,
+        look_first: &mut bool,
+        attempts: &mut u32,
+    ) -> Result<Tried, EffectError> {
+        let subject = self.subject(step, entry.clone()).await?;
+        if *look_first {
+            let live = self.live(&subject).await?;
+            let changes = self.snapshot_of(entry).await?.changes;
+            if let Some(result) = has_landed(&subject, &changes, live.as_ref()) {
+                return Ok(Tried::Landed(result));
+            }
+            if let Some(moved) = moved_since(&subject, &changes, live.as_ref()) {
+                return Ok(Tried::Moved(moved));
+            }
+            *version = live.as_ref().and_then(|live| ResourceId::of(live).resource_version);
+            *look_first = false;
+        }
+        *attempts += 1;
+        let options = WriteOptions {
+            dry_run: false,
+            uid: entry.before.as_ref().and_then(|before| before.uid.clone()),
+            resource_version: version.clone(),
+        };
+        let object = self.access.perform(&subject.catalog, &step.operation, &options).await?;
+        let result = ResourceId::of(&object);
+        // A deletion answers with a Status that has no identity of its own.
+        let result = if result.uid.is_some() { result } else { entry.before.clone().unwrap_or_default() };
+        Ok(Tried::Landed(result))
+    }
+
+    /// Whether a mutation that was under way when the operator stopped landed, without carrying it out.
+    async fn settle(&self, step: &Step, entry: &StepStatus) -> Result<Observation, EffectError> {
+        let subject = self.subject(step, entry.clone()).await?;
+        let live = self.live(&subject).await?;
+        let changes = self.snapshot_of(entry).await?.changes;
+        let id = step.id.clone();
+        Ok(match has_landed(&subject, &changes, live.as_ref()) {
+            Some(result) => Observation::Mutated { step: id, result, attempts: 0 },
+            None => Observation::MutationFailed { step: id, message: "stopped before it was carried out".to_owned(), attempts: 0 },
+        })
+    }
+
+    pub(super) async fn snapshot_of(&self, entry: &StepStatus) -> Result<Snapshot, EffectError> {
+        match &entry.snapshot {
+            Some(name) => Ok(self.snapshots.load(name).await?),
+            None => Ok(Snapshot::default()),
+        }
+    }
+
+    pub(super) async fn subject<'s>(&self, step: &'s Step, entry: StepStatus) -> Result<Subject<'s>, ClusterError> {
+        let target = step.operation.target().ok().flatten().unwrap_or_default();
+        let mut catalog = self.cluster.catalog().await?;
+        if catalog.of(&target).is_none() {
+            catalog = self.cluster.refresh_catalog().await?;
+        }
+        let kind = catalog.require(&target)?.clone();
+        Ok(Subject { step, entry, target, kind, catalog })
+    }
+
+    pub(super) async fn live(&self, subject: &Subject<'_>) -> Result<Option<Value>, ClusterError> {
+        self.access.get_subresource(&subject.kind, &subject.target, subject.subresource()).await
+    }
+
+    /// The live objects of the steps that `step` depends on, for its `when`.
+    async fn results(&self, step: &Step, steps: &[Step]) -> Result<BTreeMap<String, Value>, EffectError> {
+        let mut objects = BTreeMap::new();
+        for earlier in steps.iter().filter(|earlier| step.depends_on.contains(&earlier.id)) {
+            if !matches!(earlier.operation.target(), Ok(Some(_))) {
+                continue;
+            }
+            let subject = self.subject(earlier, StepStatus::default()).await?;
+            if let Some(object) = self.access.get(&subject.kind, &subject.target).await? {
+                objects.insert(earlier.id.clone(), object);
+            }
+        }
+        Ok(objects)
+    }
+
+    async fn read(&self, step: &Step) -> Result<Observation, EffectError> {
+        let id = step.id.clone();
+        let Some(query) = &step.operation.query else { return Ok(refused(&id, "the step has no query".to_owned())) };
+        let catalog = self.cluster.catalog().await?;
+        let table = crate::plan::answer(&self.access, &catalog, query).await;
+        Ok(match table {
+            Ok(table) => Observation::Verified { step: id, message: table.text },
+            Err(error) => refused(&id, error.to_string()),
+        })
+    }
+
+    pub(super) fn verification(step: &Step) -> Verify {
+        step.verify.clone().unwrap_or_else(|| {
+            let gone = step.operation.delete.is_some() || step.operation.evict.is_some();
+            Verify { kind: if gone { VerifyKind::Absent } else { VerifyKind::Ready }, expression: None }
+        })
+    }
+}
+
+enum Tried {
+    Landed(ResourceId),
+    Moved(String),
+}
+
+pub(super) fn refused(step: &str, message: String) -> Observation {
+    Observation::Refused { step: step.to_owned(), message, drifted: false }
+}
+
+pub(super) fn timeout(step: &Step) -> Duration {
+    step.timeout.map_or(DEFAULT_TIMEOUT, std::time::Duration::from)
+}
+
+/// Why the live object is not what the plan was made against; `None` when it is.
+fn moved(step: &Step, live: Option<&Value>) -> Option<String> {
+    let Precondition { uid, resource_version, absent, diff_base } = step.precondition.as_ref()?;
+    let now = live.map(ResourceId::of);
+    if *absent {
+        return live.map(|_| "the object did not exist when the plan was made, and does now".to_owned());
+    }
+    if let Some(uid) = uid {
+        match now.as_ref().and_then(|now| now.uid.as_ref()) {
+            None => return Some("the object is gone since the plan was made".to_owned()),
+            Some(found) if found != uid => {
+                return Some("the object was deleted and created again since the plan was made".to_owned());
+            }
+            Some(_) => {}
+        }
+    }
+    if resource_version.is_some() && now.and_then(|now| now.resource_version) != *resource_version {
+        return Some("the object changed since the plan was made".to_owned());
+    }
+    let live = live.filter(|_| *diff_base)?;
+    let drifts = drift(&step.diff, live);
+    let first = drifts.first()?;
+    let more = if drifts.len() > 1 { format!(" (and {} more fields)", drifts.len() - 1) } else { String::new() };
+    let value = |value: &Option<Value>| value.as_ref().map_or_else(|| "absent".to_owned(), ToString::to_string);
+    let (path, expected, found) = (&first.path, value(&first.expected), value(&first.found));
+    Some(format!("{path} was {expected} when the plan was made and is {found} now{more}"))
+}
+
+/// Whether the mutation that the journal speaks of is there.
+fn has_landed(subject: &Subject<'_>, changes: &[FieldChange], live: Option<&Value>) -> Option<ResourceId> {
+    let before = subject.entry.before.as_ref();
+    let same = |live: &Value| before.is_none_or(|before| before.uid.is_none() || before.uid == ResourceId::of(live).uid);
+    let operation: &Operation = &subject.step.operation;
+    if operation.delete.is_some() || operation.evict.is_some() {
+        let going = |live: &Value| live.pointer("/metadata/deletionTimestamp").is_some();
+        let gone = live.is_none_or(|live| !same(live) || going(live));
+        return gone.then(|| before.cloned().unwrap_or_default());
+    }
+    let live = live?;
+    (same(live) && landed(changes, live)).then(|| ResourceId::of(live))
+}
+
+/// Why a mutation that has not landed may no longer be carried out.
+fn moved_since(subject: &Subject<'_>, changes: &[FieldChange], live: Option<&Value>) -> Option<String> {
+    match (&subject.entry.before, live) {
+        (None, Some(_)) => Some(format!("{} was created by somebody else meanwhile", subject.target)),
+        (Some(_), None) => Some(format!("{} is gone", subject.target)),
+        (Some(before), Some(live)) if before.uid.is_some() && before.uid != ResourceId::of(live).uid => {
+            Some(format!("{} was deleted and created again meanwhile", subject.target))
+        }
+        (Some(_), Some(live)) if subject.step.operation.delete.is_none() && subject.step.operation.evict.is_none() => {
+            // The path only: unlike the plan's own diff, these values may be secret.
+            drift(changes, live).first().map(|first| format!("{} was changed by somebody else in {}", subject.target, first.path))
+        }
+        _ => None,
+    }
+}
+
+/// Exponential backoff with full jitter: 0.5 s, 1 s, 2 s … up to 30 s, each time a random part of it.
+pub(super) struct Backoff {
+    left: u32,
+    ceiling: Duration,
+}
+
+impl Backoff {
+    pub fn new(step: &Step) -> Self {
+        let attempts = step.retry.as_ref().map_or(DEFAULT_ATTEMPTS, |retry| retry.attempts);
+        Self { left: attempts.saturating_sub(1), ceiling: Duration::from_millis(500) }
+    }
+
+    /// Whether another try is left; takes it.
+    pub fn again(&mut self) -> bool {
+        let again = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        again
+    }
+
+    /// Waits as long as the server asked, or for a random part of the ceiling.
+    pub async fn wait(&mut self, server: Option<Duration>) {
+        let wait = server.unwrap_or_else(|| self.ceiling.mul_f64(rand::random::<f64>()));
+        self.ceiling = (self.ceiling * 2).min(Duration::from_secs(30));
+        tokio::time::sleep(wait).await;
+    }
+}

@@ -1,0 +1,18 @@
+//! Carrying out an approved plan: a saga with a journal.
+//!
+//! [`journal`] is the state machine, pure; `effect` does what it says, as the plan's service account; [`drive`] is the
+//! loop between both, and the only writer of a running plan's status.
+
+mod condition;
+mod drive;
+mod effect;
+pub mod journal;
+mod readiness;
+mod snapshot;
+mod undo;
+
+pub use condition::{ExpressionError, object_satisfies, when_holds};
+pub use drive::{DriveError, Driver, StepEvent};
+pub use effect::{Effects, Watching};
+pub use journal::{Outcome, Signals};
+pub use snapshot::{Snapshot, SnapshotError, SnapshotStore};

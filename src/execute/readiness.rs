@@ -1,0 +1,229 @@
+//! Waiting until a promise holds: verification, waits, and the time of watching.
+
+use super::condition::object_satisfies;
+use super::effect::{Effects, Subject, Watching, refused, timeout};
+use super::journal::Observation;
+use crate::api::{ResourceId, Step, StepStatus, Verify, VerifyKind, Wait, WaitUntil};
+use crate::cluster::{ClusterError, Readiness, readiness, workload_failure};
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use serde_json::Value;
+use std::time::Duration;
+
+/// What is waited for.
+enum Goal {
+    Ready,
+    Absent { uid: Option<String> },
+    Condition(String),
+    Expression(String),
+}
+
+/// Where the waiting stands after one look.
+enum Look {
+    There(String),
+    NotYet(String),
+    Never(String),
+}
+
+impl Effects {
+    pub(super) async fn verify(&self, step: &Step, entry: &StepStatus) -> Observation {
+        let id = step.id.clone();
+        let failed = |message: String| Observation::VerifyFailed { step: id.clone(), message };
+        let Verify { kind, expression } = Self::verification(step);
+        let goal = match (kind, expression) {
+            (VerifyKind::Ready, _) => Goal::Ready,
+            (VerifyKind::Absent, _) => {
+                Goal::Absent { uid: entry.before.as_ref().and_then(|before| before.uid.clone()) }
+            }
+            (VerifyKind::Expression, Some(expression)) => Goal::Expression(expression),
+            (VerifyKind::Expression, None) => return failed("verify says Expression but has none".to_owned()),
+            (VerifyKind::PromQL, _) => {
+                return failed("verification by PromQL needs a metrics store, and none is configured".to_owned());
+            }
+        };
+        let subject = match self.subject(step, entry.clone()).await {
+            Ok(subject) => subject,
+            // The kind may go with the object: a deleted custom resource definition takes its kind along.
+            Err(ClusterError::UnknownKind { .. }) if matches!(goal, Goal::Absent { .. }) => {
+                return Observation::Verified { step: id, message: "gone".to_owned() };
+            }
+            Err(error) => return failed(error.to_string()),
+        };
+        match self.reach(&subject, &goal, timeout(step)).await {
+            Ok(message) => Observation::Verified { step: id, message },
+            Err(message) => failed(message),
+        }
+    }
+
+    pub(super) async fn wait(&self, step: &Step) -> Observation {
+        let Some(Wait { until, condition, expression, .. }) = step.operation.wait.clone() else {
+            return refused(&step.id, "the step has no wait".to_owned());
+        };
+        let goal = match (until, condition, expression) {
+            (WaitUntil::Ready, ..) => Goal::Ready,
+            (WaitUntil::Absent, ..) => Goal::Absent { uid: None },
+            (WaitUntil::Condition, Some(condition), _) => Goal::Condition(condition),
+            (WaitUntil::Expression, _, Some(expression)) => Goal::Expression(expression),
+            (WaitUntil::Condition, None, _) => {
+                return refused(&step.id, "wait says until: Condition but names no condition".to_owned());
+            }
+            (WaitUntil::Expression, _, None) => {
+                return refused(&step.id, "wait says until: Expression but has no expression".to_owned());
+            }
+        };
+        let subject = match self.subject(step, StepStatus::default()).await {
+            Ok(subject) => subject,
+            Err(error) => return refused(&step.id, error.to_string()),
+        };
+        match self.reach(&subject, &goal, timeout(step)).await {
+            Ok(message) => Observation::Verified { step: step.id.clone(), message },
+            Err(message) => refused(&step.id, message),
+        }
+    }
+
+    /// Watches the object, and its pods where it has some, until the goal is reached, cannot be reached any more, or the
+    /// time is over.
+    async fn reach(&self, subject: &Subject<'_>, goal: &Goal, within: Duration) -> Result<String, String> {
+        let mut last = "nothing was seen".to_owned();
+        let watched = async {
+            let objects = self.access.watch(&subject.kind, &subject.target).await;
+            let mut objects = std::pin::pin!(objects);
+            let pods = self.access.watch_pods(&subject.catalog, &subject.target).await;
+            let mut pods = std::pin::pin!(pods.chain(futures::stream::pending()).fuse());
+            let mut live: Option<Value> = None;
+            loop {
+                tokio::select! {
+                    seen = objects.next() => match seen {
+                        Some(Ok(object)) => live = object,
+                        Some(Err(error)) if error.is_transient() => continue,
+                        Some(Err(error)) => return Err(error.to_string()),
+                        None => return Err(format!("watching {} ended", subject.target)),
+                    },
+                    _ = pods.next() => {}
+                }
+                // Several events may have come while the last look was taken; one look serves them all.
+                while pods.next().now_or_never().flatten().is_some() {}
+                match self.look(subject, goal, live.as_ref()).await {
+                    Look::There(message) => return Ok(message),
+                    Look::NotYet(message) => last = message,
+                    Look::Never(message) => return Err(message),
+                }
+            }
+        };
+        match tokio::time::timeout(within, watched).await {
+            Ok(result) => result,
+            Err(_) => Err(format!("not reached within {}: {last}", spoken(within))),
+        }
+    }
+
+    async fn look(&self, subject: &Subject<'_>, goal: &Goal, live: Option<&Value>) -> Look {
+        match goal {
+            Goal::Absent { uid } => match live {
+                None => Look::There(format!("{} is gone", subject.target)),
+                Some(live) if uid.is_some() && *uid != ResourceId::of(live).uid => {
+                    Look::There(format!("{} is gone; another of that name exists", subject.target))
+                }
+                Some(_) => Look::NotYet(format!("{} is still being deleted", subject.target)),
+            },
+            Goal::Ready => self.look_ready(subject, live).await,
+            Goal::Condition(wanted) => {
+                let conditions = live.and_then(|live| live.pointer("/status/conditions")).and_then(Value::as_array);
+                let found = conditions.into_iter().flatten().find(|c| c.get("type").and_then(Value::as_str) == Some(wanted));
+                match found.and_then(|condition| condition.get("status")).and_then(Value::as_str) {
+                    Some("True") => Look::There(format!("{} is {wanted}", subject.target)),
+                    Some(status) => Look::NotYet(format!("condition {wanted} is {status}")),
+                    None => Look::NotYet(format!("{} has no condition {wanted}", subject.target)),
+                }
+            }
+            Goal::Expression(expression) => match live.map(|live| object_satisfies(expression, live)) {
+                Some(Ok(true)) => Look::There(format!("{expression} holds")),
+                Some(Ok(false)) => Look::NotYet(format!("{expression} does not hold")),
+                Some(Err(error)) => Look::NotYet(error.to_string()),
+                None => Look::NotYet(format!("{} does not exist", subject.target)),
+            },
+        }
+    }
+
+    async fn look_ready(&self, subject: &Subject<'_>, live: Option<&Value>) -> Look {
+        match readiness(live) {
+            Readiness::Current => Look::There(format!("{} is ready", subject.target)),
+            Readiness::Absent => Look::Never(format!("{} is gone", subject.target)),
+            Readiness::Terminating(message) => Look::Never(format!("{} is being deleted: {message}", subject.target)),
+            Readiness::Failed(message) => {
+                let why = self.why(subject, live).await.map(|(_, why)| format!(". {why}")).unwrap_or_default();
+                Look::Never(format!("{message}{why}"))
+            }
+            Readiness::InProgress(message) => match self.why(subject, live).await {
+                Some((true, why)) => Look::Never(why),
+                Some((false, why)) => Look::NotYet(format!("{message}. {why}")),
+                None => Look::NotYet(message),
+            },
+        }
+    }
+
+    /// The pods' own reason why a workload does not become ready, and whether it never will.
+    async fn why(&self, subject: &Subject<'_>, live: Option<&Value>) -> Option<(bool, String)> {
+        let failure = workload_failure(&self.access, &subject.catalog, live?).await.ok().flatten()?;
+        Some((failure.terminal, format!("{}: {}", failure.reason, failure.message)))
+    }
+
+    /// Watches what the plan changed until the time is over, or something degrades.
+    pub(super) async fn observe(&self, steps: &[Step]) -> Observation {
+        let Some(Watching { window, since, rolls_back }) = self.watching else {
+            return Observation::Observed { degraded: None, rolls_back: false };
+        };
+        let gone = since.map_or(Duration::ZERO, |since| {
+            Duration::try_from(jiff::Timestamp::now().duration_since(since)).unwrap_or(Duration::ZERO)
+        });
+        let mut watches = futures::stream::FuturesUnordered::new();
+        for step in steps.iter().filter(|step| step.operation.apply.is_some() || step.operation.patch.is_some()) {
+            watches.push(self.degradation(step));
+        }
+        let degraded = async {
+            while let Some(found) = watches.next().await {
+                if found.is_some() {
+                    return found;
+                }
+            }
+            std::future::pending().await
+        };
+        let degraded = tokio::time::timeout(window.saturating_sub(gone), degraded).await.ok().flatten();
+        Observation::Observed { degraded, rolls_back }
+    }
+
+    /// Resolves when the object of the step degrades.
+    async fn degradation(&self, step: &Step) -> Option<String> {
+        let subject = self.subject(step, StepStatus::default()).await.ok()?;
+        let objects = self.access.watch(&subject.kind, &subject.target).await;
+        let mut objects = std::pin::pin!(objects.into_stream());
+        let pods = self.access.watch_pods(&subject.catalog, &subject.target).await;
+        let mut pods = std::pin::pin!(pods.chain(futures::stream::pending()).fuse());
+        let mut live: Option<Value> = None;
+        loop {
+            tokio::select! {
+                seen = objects.next() => match seen {
+                    Some(Ok(object)) => live = object,
+                    Some(Err(_)) => continue,
+                    None => return None,
+                },
+                _ = pods.next() => {}
+            }
+            while pods.next().now_or_never().flatten().is_some() {}
+            if live.is_none() {
+                return Some(format!("{} degraded: it is gone", subject.target));
+            }
+            if let Look::Never(message) = self.look_ready(&subject, live.as_ref()).await {
+                return Some(format!("{} degraded: {message}", subject.target));
+            }
+        }
+    }
+}
+
+/// `90s` as `1m30s`.
+fn spoken(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds / 60, seconds % 60) {
+        (0, seconds) => format!("{seconds}s"),
+        (minutes, 0) => format!("{minutes}m"),
+        (minutes, seconds) => format!("{minutes}m{seconds}s"),
+    }
+}

@@ -1,0 +1,205 @@
+use crate::api::FieldChange;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Label on a snapshot with the uid of the plan that it belongs to.
+const PLAN_UID_LABEL: &str = "countersign.dev/plan-uid";
+/// The most that a Secret may hold (the API server's limit is 1 MiB for all data together).
+const MAX_BYTES: usize = 1_000_000;
+/// Key of the compressed snapshot within the Secret.
+const KEY: &str = "snapshot.json.zst";
+
+/// What has to be known to put one step back.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// The whole live object before the mutation; absent when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Value>,
+    /// What the mutation changes, nothing redacted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<FieldChange>,
+}
+
+/// Why a snapshot could not be stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The compressed object does not fit into a Secret.
+    #[error("the snapshot of the object takes {bytes} bytes compressed, and {MAX_BYTES} fit: nothing was touched, because it could not be put back")]
+    TooLarge {
+        /// Size after compression.
+        bytes: usize,
+    },
+    /// The API server refused.
+    #[error("snapshot {name} could not be {doing}: {source}")]
+    Cluster {
+        /// The Secret.
+        name: String,
+        /// `stored`, `read`, `removed`.
+        doing: &'static str,
+        /// The API server's answer.
+        source: Box<kube::Error>,
+    },
+    /// The Secret is there, but it is no snapshot.
+    #[error("snapshot {name} is damaged: {reason}")]
+    Damaged {
+        /// The Secret.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl SnapshotError {
+    /// Whether trying again may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Cluster { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => status.code == 429 || status.code >= 500 || status.code == 409,
+                _ => true,
+            },
+            _ => false,
+        }
+    }
+}
+
+/// Snapshots as Secrets in the operator's own namespace, so that they outlive the namespaces that they come from.
+#[derive(Clone)]
+pub struct SnapshotStore {
+    secrets: Api<Secret>,
+}
+
+impl SnapshotStore {
+    /// A store in `namespace`.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str) -> Self {
+        Self { secrets: Api::namespaced(client, namespace) }
+    }
+
+    /// The name of a step's snapshot: the same for every try, so that a repeated store replaces it.
+    #[must_use]
+    pub fn name(plan_uid: &str, step: &str) -> String {
+        format!("snapshot-{plan_uid}-{step}")
+    }
+
+    /// Stores a snapshot and gives its name.
+    ///
+    /// # Errors
+    /// [`SnapshotError::TooLarge`] before anything is written, or the API server's refusal.
+    pub async fn store(&self, plan_uid: &str, step: &str, snapshot: &Snapshot) -> Result<String, SnapshotError> {
+        let name = Self::name(plan_uid, step);
+        let data = pack(&name, snapshot)?;
+        let secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                labels: Some(BTreeMap::from([(PLAN_UID_LABEL.to_owned(), plan_uid.to_owned())])),
+                ..ObjectMeta::default()
+            },
+            data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(data))])),
+            type_: Some("countersign.dev/snapshot".to_owned()),
+            ..Secret::default()
+        };
+        let params = PatchParams::apply(crate::api::FIELD_MANAGER).force();
+        self.secrets
+            .patch(&name, &params, &Patch::Apply(&secret))
+            .await
+            .map_err(|source| SnapshotError::Cluster { name: name.clone(), doing: "stored", source: Box::new(source) })?;
+        Ok(name)
+    }
+
+    /// Reads a snapshot.
+    ///
+    /// # Errors
+    /// When it is missing, damaged, or the API server refuses.
+    pub async fn load(&self, name: &str) -> Result<Snapshot, SnapshotError> {
+        let secret = self.secrets.get(name).await.map_err(|source| SnapshotError::Cluster {
+            name: name.to_owned(),
+            doing: "read",
+            source: Box::new(source),
+        })?;
+        let data = secret.data.as_ref().and_then(|data| data.get(KEY));
+        let data = data.ok_or_else(|| damaged(name, format!("it has no key {KEY}")))?;
+        unpack(name, &data.0)
+    }
+
+    /// Removes all snapshots of a plan.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    pub async fn remove(&self, plan_uid: &str) -> Result<(), SnapshotError> {
+        let failed = |source: kube::Error| SnapshotError::Cluster {
+            name: format!("of plan {plan_uid}"),
+            doing: "removed",
+            source: Box::new(source),
+        };
+        let params = ListParams::default().labels(&format!("{PLAN_UID_LABEL}={plan_uid}"));
+        for secret in self.secrets.list_metadata(&params).await.map_err(failed)? {
+            match self.secrets.delete(&secret.name_any(), &DeleteParams::default()).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn damaged(name: &str, reason: impl ToString) -> SnapshotError {
+    SnapshotError::Damaged { name: name.to_owned(), reason: reason.to_string() }
+}
+
+fn pack(name: &str, snapshot: &Snapshot) -> Result<Vec<u8>, SnapshotError> {
+    let json = serde_json::to_vec(snapshot).map_err(|error| damaged(name, error))?;
+    let data = zstd::encode_all(json.as_slice(), 3).map_err(|error| damaged(name, error))?;
+    if data.len() > MAX_BYTES {
+        return Err(SnapshotError::TooLarge { bytes: data.len() });
+    }
+    Ok(data)
+}
+
+fn unpack(name: &str, data: &[u8]) -> Result<Snapshot, SnapshotError> {
+    let json = zstd::decode_all(data).map_err(|error| damaged(name, error))?;
+    serde_json::from_slice(&json).map_err(|error| damaged(name, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn snapshots_come_back_as_they_were() {
+        let snapshot = Snapshot {
+            before: Some(json!({ "kind": "ConfigMap", "data": { "a": "b".repeat(10_000) } })),
+            changes: vec![FieldChange { path: "data.a".into(), from: None, to: Some(json!("x")), redacted: false }],
+        };
+        let data = pack("s", &snapshot).unwrap();
+        assert!(data.len() < 1000, "{} bytes", data.len());
+        assert_eq!(unpack("s", &data).unwrap(), snapshot);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_before_anything_is_written() {
+        // A linear congruential generator gives bytes that do not compress.
+        let mut state: u64 = 1;
+        let noise: String = (0..1_500_000)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                char::from(33 + u8::try_from((state >> 33) % 90).unwrap())
+            })
+            .collect();
+        let snapshot = Snapshot { before: Some(json!({ "data": noise })), changes: vec![] };
+        assert!(matches!(pack("s", &snapshot), Err(SnapshotError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn damage_is_told_apart() {
+        assert!(matches!(unpack("s", b"nonsense"), Err(SnapshotError::Damaged { .. })));
+    }
+}

@@ -1,0 +1,266 @@
+use super::assess::{StepFacts, assess_step, overall};
+use super::estimate::estimate;
+use super::{CompiledStep, Environments, PlanError};
+use crate::api::{
+    ExecutionPlanSpec, ObjectRef, Operation, OperationKind, Precondition, RiskLevel, RollbackPlan, RollbackStrategy,
+    Step, Verify, VerifyKind,
+};
+use crate::cluster::{Access, Catalog, ResourceKind, WriteOptions, diff, redact};
+use crate::tools::ProposedStep;
+use futures::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many dry runs are under way at once.
+const PARALLEL: usize = 8;
+
+/// A step together with what grounding found out about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grounded {
+    /// The step as it stands in the plan.
+    pub step: Step,
+    /// The object that it is about.
+    pub target: Option<ObjectRef>,
+    /// What somebody should know.
+    pub warnings: Vec<String>,
+    /// Whether the cluster already is as the step wants it.
+    pub already_so: bool,
+}
+
+/// Tries every step on the live cluster by server-side dry run, as the identity that will carry it out, and writes down
+/// what each would change. Steps that would change nothing are marked, not dropped.
+///
+/// # Errors
+/// A dry run that the API server refuses ends the plan with the server's own words.
+pub async fn ground(
+    access: &Access,
+    catalog: &Catalog,
+    environments: &Environments,
+    steps: &[CompiledStep],
+) -> Result<Vec<Grounded>, PlanError> {
+    let grounder = Grounder { access, catalog, environments, steps };
+    let tries: Vec<_> = steps.iter().map(|step| grounder.ground(step)).collect();
+    stream::iter(tries).buffered(PARALLEL).try_collect().await
+}
+
+/// The risk of a plan by today's cluster, whatever the plan says of itself.
+///
+/// # Errors
+/// As [`ground`].
+pub async fn regrounded_risk(
+    access: &Access,
+    catalog: &Catalog,
+    environments: &Environments,
+    spec: &ExecutionPlanSpec,
+) -> Result<RiskLevel, PlanError> {
+    let compiled = |step: &Step| CompiledStep {
+        id: step.id.clone(),
+        tool: "manual",
+        read_only: false,
+        step: ProposedStep {
+            title: step.title.clone(),
+            operation: step.operation.clone(),
+            verify: step.verify.clone(),
+            timeout: step.timeout,
+            ..ProposedStep::default()
+        },
+        depends_on: step.depends_on.iter().cloned().collect(),
+    };
+    let steps: Vec<CompiledStep> = spec.steps.iter().map(compiled).collect();
+    let grounded = ground(access, catalog, environments, &steps).await?;
+    Ok(overall(grounded.iter().map(|grounded| &grounded.step)).level)
+}
+
+struct Grounder<'a> {
+    access: &'a Access,
+    catalog: &'a Catalog,
+    environments: &'a Environments,
+    steps: &'a [CompiledStep],
+}
+
+impl Grounder<'_> {
+    async fn ground(&self, compiled: &CompiledStep) -> Result<Grounded, PlanError> {
+        let operation = &compiled.step.operation;
+        let kind = operation.kind().map_err(|error| PlanError::refused("InvalidPlan", error.to_string()))?;
+        let target = operation.target().map_err(|error| PlanError::refused("InvalidPlan", error.to_string()))?;
+        let mut step = Step {
+            id: compiled.id.clone(),
+            title: compiled.step.title.clone(),
+            tool: compiled.tool.to_owned(),
+            depends_on: compiled.depends_on.iter().cloned().collect(),
+            operation: operation.clone(),
+            timeout: compiled.step.timeout,
+            ..Step::default()
+        };
+        let mut already_so = false;
+        if let (true, Some(target)) = (kind.mutates(), &target) {
+            let resource = self.resource(target)?;
+            let live = self.live(resource, target, operation).await?;
+            let mut makers = self.makers(compiled, target);
+            if makers.is_empty() && self.overlaps_earlier(compiled, target) {
+                makers = self.same_object(compiled, target);
+            }
+            let after = if makers.is_empty() { self.try_out(operation, live.as_ref()).await? } else { None };
+            let changes = match kind {
+                OperationKind::Delete | OperationKind::Evict => diff(live.as_ref(), None),
+                _ if makers.is_empty() => diff(live.as_ref(), after.as_ref()),
+                _ => operation.apply.as_ref().map(|apply| diff(None, Some(&apply.manifest))).unwrap_or_default(),
+            };
+            already_so = makers.is_empty() && kind != OperationKind::Delete && live.is_some() && changes.is_empty();
+            let facts = StepFacts {
+                operation: kind,
+                target: target.clone(),
+                resource: resource.clone(),
+                environment: self.environment(target),
+                live: live.clone(),
+                manifest: after.or_else(|| operation.apply.as_ref().map(|apply| apply.manifest.clone())),
+                changes: changes.clone(),
+            };
+            step.rollback = rollback(&facts);
+            step.risk = assess_step(&facts, step.rollback.reversible);
+            step.diff = redact(target, changes);
+            step.known_after = makers;
+            step.precondition = Some(precondition(live.as_ref(), &step));
+            step.verify = Some(compiled.step.verify.clone().unwrap_or_else(|| default_verify(kind)));
+            step.estimate = Some(estimate(&facts));
+        } else {
+            step.verify.clone_from(&compiled.step.verify);
+        }
+        Ok(Grounded { step, target, warnings: compiled.step.warnings.clone(), already_so })
+    }
+
+    fn resource(&self, target: &ObjectRef) -> Result<&ResourceKind, PlanError> {
+        self.catalog.of(target).ok_or_else(|| {
+            PlanError::refused("UnknownKind", format!("This cluster has no kind {} in {}.", target.kind, target.api_version))
+        })
+    }
+
+    async fn live(
+        &self,
+        resource: &ResourceKind,
+        target: &ObjectRef,
+        operation: &Operation,
+    ) -> Result<Option<Value>, PlanError> {
+        let subresource = operation.patch.as_ref().and_then(|patch| patch.subresource.as_deref());
+        Ok(self.access.get_subresource(resource, target, subresource).await?)
+    }
+
+    async fn try_out(&self, operation: &Operation, live: Option<&Value>) -> Result<Option<Value>, PlanError> {
+        let uid = live.and_then(|object| object.pointer("/metadata/uid")).and_then(Value::as_str).map(str::to_owned);
+        let options = WriteOptions { dry_run: true, uid, ..WriteOptions::default() };
+        self.access.perform(self.catalog, operation, &options).await.map(Some).map_err(|error| {
+            if error.is_transient() {
+                return PlanError::Cluster(error);
+            }
+            PlanError::refused("DryRunRefused", format!("The API server refused the dry run: {error}"))
+        })
+    }
+
+    /// The steps that create what this one needs: its object, or the namespace that it is in.
+    fn makers(&self, compiled: &CompiledStep, target: &ObjectRef) -> Vec<String> {
+        let needed = |created: &ObjectRef| {
+            created == target
+                || (created.kind == "Namespace"
+                    && Some(&created.name) == target.namespace.as_ref()
+                    && !self.environments.has(&created.name))
+        };
+        self.before(compiled)
+            .filter(|earlier| earlier.creates().is_some_and(|created| needed(&created)))
+            .map(|earlier| earlier.id.clone())
+            .collect()
+    }
+
+    /// Whether an earlier step changes the same object: then the dry run on today's object does not tell the truth.
+    fn overlaps_earlier(&self, compiled: &CompiledStep, target: &ObjectRef) -> bool {
+        !self.same_object(compiled, target).is_empty()
+    }
+
+    fn same_object(&self, compiled: &CompiledStep, target: &ObjectRef) -> Vec<String> {
+        let earlier = self.before(compiled).filter(|step| {
+            step.step.operation.kind().is_ok_and(OperationKind::mutates)
+                && step.step.operation.target().ok().flatten().as_ref() == Some(target)
+        });
+        earlier.map(|step| step.id.clone()).collect()
+    }
+
+    fn before<'s>(&'s self, compiled: &'s CompiledStep) -> impl Iterator<Item = &'s CompiledStep> {
+        let mut reached: BTreeSet<&str> = BTreeSet::new();
+        let by_id: BTreeMap<&str, &CompiledStep> = self.steps.iter().map(|step| (step.id.as_str(), step)).collect();
+        let mut open: Vec<&str> = compiled.depends_on.iter().map(String::as_str).collect();
+        while let Some(id) = open.pop() {
+            if reached.insert(id) {
+                open.extend(by_id.get(id).into_iter().flat_map(|step| step.depends_on.iter().map(String::as_str)));
+            }
+        }
+        self.steps.iter().filter(move |step| reached.contains(step.id.as_str()))
+    }
+
+    fn environment(&self, target: &ObjectRef) -> Option<&'static str> {
+        match (&target.namespace, target.kind.as_str()) {
+            (Some(namespace), _) => self.environments.of(namespace),
+            (None, "Namespace") => self.environments.of(&target.name),
+            (None, _) => None,
+        }
+    }
+}
+
+/// What has to hold right before the step. A step whose base an earlier step makes has no base of its own to compare.
+fn precondition(live: Option<&Value>, step: &Step) -> Precondition {
+    let text = |pointer: &str| live.and_then(|object| object.pointer(pointer)).and_then(Value::as_str).map(str::to_owned);
+    if !step.known_after.is_empty() {
+        return Precondition { uid: text("/metadata/uid"), ..Precondition::default() };
+    }
+    let redacted = step.diff.iter().any(|change| change.redacted);
+    Precondition {
+        uid: text("/metadata/uid"),
+        resource_version: if redacted { text("/metadata/resourceVersion") } else { None },
+        absent: live.is_none(),
+        diff_base: live.is_some() && step.operation.delete.is_none() && step.operation.evict.is_none(),
+    }
+}
+
+fn default_verify(kind: OperationKind) -> Verify {
+    let kind = match kind {
+        OperationKind::Delete | OperationKind::Evict => VerifyKind::Absent,
+        _ => VerifyKind::Ready,
+    };
+    Verify { kind, expression: None }
+}
+
+/// How a step would be put back, and what would not come back.
+fn rollback(facts: &StepFacts) -> RollbackPlan {
+    let (strategy, lost) = match facts.operation {
+        OperationKind::Apply | OperationKind::Patch if facts.live.is_none() => (RollbackStrategy::Delete, None),
+        OperationKind::Apply | OperationKind::Patch => (RollbackStrategy::InversePatch, None),
+        OperationKind::Delete => (RollbackStrategy::Recreate, lost_on_deletion(facts)),
+        OperationKind::Evict => (RollbackStrategy::None, Some("an evicted pod is replaced by its controller, not put back".to_owned())),
+        OperationKind::Wait | OperationKind::Query => (RollbackStrategy::None, None),
+    };
+    RollbackPlan { strategy, reversible: lost.is_none(), reason: lost }
+}
+
+/// What recreating from the snapshot would not bring back.
+fn lost_on_deletion(facts: &StepFacts) -> Option<String> {
+    let resource = &facts.resource;
+    let name = &facts.target.name;
+    match (resource.group.as_str(), resource.kind.as_str()) {
+        ("", "Namespace") => Some(format!("everything in namespace {name} is deleted with it and does not come back")),
+        ("", "PersistentVolumeClaim" | "PersistentVolume") => Some("the data on the volume is lost".to_owned()),
+        ("", "Pod") => Some("a pod comes back as a new one, without the state that it held".to_owned()),
+        ("batch", "Job") => Some("a recreated job starts from the beginning".to_owned()),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            Some("every object of the kind is deleted with it and does not come back".to_owned())
+        }
+        ("apps", "StatefulSet") if deletes_its_volumes(facts.live.as_ref()) => {
+            Some("its volumes are deleted with it, by its persistentVolumeClaimRetentionPolicy".to_owned())
+        }
+        (group, _) if group.contains('.') && !group.ends_with(".k8s.io") => {
+            Some("its controller may delete what the object stands for, with its data".to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn deletes_its_volumes(live: Option<&Value>) -> bool {
+    live.and_then(|object| object.pointer("/spec/persistentVolumeClaimRetentionPolicy/whenDeleted")) == Some(&json!("Delete"))
+}

@@ -1,0 +1,78 @@
+//! From a draft to a plan: look up what is meant, compile tools to steps, try every step by dry run, weigh the risk,
+//! check the rights.
+//!
+//! `resolve` and `ground` read the live cluster; everything else here takes values and gives values. Nothing in this
+//! room writes to the cluster.
+
+mod answer;
+mod assess;
+mod compile;
+pub mod digest;
+mod environment;
+mod estimate;
+mod ground;
+mod policy;
+mod resolve;
+mod rights;
+mod validate;
+
+pub use answer::{answer, merge_answers};
+pub use assess::{Assessed, StepFacts, assess_step, overall};
+pub use compile::{CompiledCall, CompiledStep, compile};
+pub use environment::{Environments, Namespace};
+pub use estimate::estimate;
+pub use ground::{Grounded, ground, regrounded_risk};
+pub use policy::approvals_required;
+pub use resolve::Resolver;
+pub use rights::{Actor, check_rights, needed_rights};
+pub use validate::{InvalidPlan, validate};
+
+use crate::cluster::ClusterError;
+
+/// Why no plan was made.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Something has to be asked first.
+    #[error("{question}")]
+    Ask {
+        /// The question, naming the choices.
+        question: String,
+        /// The choices, as they could be typed.
+        choices: Vec<String>,
+    },
+    /// It cannot be done, whatever the answer to any question; trying again would not help.
+    #[error("{message}")]
+    Refused {
+        /// One word for conditions and events, in CamelCase.
+        reason: &'static str,
+        /// What was wanted, what was found, what to do.
+        message: String,
+    },
+    /// The cluster could not be asked; trying again may help.
+    #[error("the cluster could not be asked: {0}")]
+    Cluster(#[from] ClusterError),
+}
+
+impl PlanError {
+    pub(crate) fn refused(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::Refused { reason, message: message.into() }
+    }
+
+    /// Whether trying again may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Cluster(error) if error.is_transient())
+    }
+
+    /// One word for conditions and events.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Ask { .. } => "NeedsClarification",
+            Self::Refused { reason, .. } => reason,
+            Self::Cluster(error) if error.is_transient() => "ClusterUnavailable",
+            Self::Cluster(error) if error.is_forbidden() => "Forbidden",
+            Self::Cluster(_) => "ClusterRefused",
+        }
+    }
+}

@@ -1,0 +1,133 @@
+use crate::api::{ExecutionPlanSpec, Operation, Step};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Why a plan is no plan.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidPlan {
+    /// Two steps share an id.
+    #[error("two steps are called '{0}': give every step its own id")]
+    DoubleId(String),
+    /// A step depends on one that is not there.
+    #[error("step '{step}' depends on '{missing}', which the plan does not have")]
+    UnknownDependency {
+        /// The step.
+        step: String,
+        /// What it names.
+        missing: String,
+    },
+    /// Steps wait for each other.
+    #[error("these steps wait for each other in a circle: {0}")]
+    Circle(String),
+    /// A step is no operation, or several.
+    #[error("step '{step}': {reason}")]
+    Operation {
+        /// The step.
+        step: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A Secret's values would stand in the plan for everybody to read.
+    #[error("step '{0}' carries the values of a Secret: a plan is read by many. Create the Secret another way and let the plan refer to it")]
+    SecretInPlan(String),
+}
+
+/// Checks what the API server's schema cannot: ids, dependencies, circles, operations, Secrets in the clear.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn validate(spec: &ExecutionPlanSpec) -> Result<(), InvalidPlan> {
+    let mut steps: BTreeMap<&str, &Step> = BTreeMap::new();
+    for step in &spec.steps {
+        if steps.insert(&step.id, step).is_some() {
+            return Err(InvalidPlan::DoubleId(step.id.clone()));
+        }
+    }
+    for step in &spec.steps {
+        if let Some(missing) = step.depends_on.iter().find(|id| !steps.contains_key(id.as_str())) {
+            return Err(InvalidPlan::UnknownDependency { step: step.id.clone(), missing: missing.clone() });
+        }
+        let wrong = |reason: String| InvalidPlan::Operation { step: step.id.clone(), reason };
+        step.operation.target().map_err(|error| wrong(error.to_string()))?;
+        if carries_secret(&step.operation) {
+            return Err(InvalidPlan::SecretInPlan(step.id.clone()));
+        }
+    }
+    acyclic(&spec.steps)
+}
+
+fn carries_secret(operation: &Operation) -> bool {
+    let has_values = |body: &serde_json::Value| body.get("data").is_some() || body.get("stringData").is_some();
+    let applied = operation.apply.as_ref().is_some_and(|apply| {
+        apply.manifest.get("kind").and_then(|kind| kind.as_str()) == Some("Secret") && has_values(&apply.manifest)
+    });
+    let patched = operation.patch.as_ref().is_some_and(|patch| {
+        let touches = |op: &serde_json::Value| {
+            let path = op.get("path").and_then(|path| path.as_str()).unwrap_or_default();
+            path.is_empty() || path.starts_with("/data") || path.starts_with("/stringData")
+        };
+        patch.target.kind == "Secret"
+            && (has_values(&patch.body) || patch.body.as_array().is_some_and(|ops| ops.iter().any(touches)))
+    });
+    applied || patched
+}
+
+fn acyclic(steps: &[Step]) -> Result<(), InvalidPlan> {
+    let mut done: BTreeSet<&str> = BTreeSet::new();
+    loop {
+        let before = done.len();
+        for step in steps {
+            if step.depends_on.iter().all(|id| done.contains(id.as_str())) {
+                done.insert(&step.id);
+            }
+        }
+        if done.len() == steps.len() {
+            return Ok(());
+        }
+        if done.len() == before {
+            let stuck: Vec<_> = steps.iter().map(|s| s.id.as_str()).filter(|id| !done.contains(id)).collect();
+            return Err(InvalidPlan::Circle(stuck.join(", ")));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{ObjectRef, WaitUntil};
+    use serde_json::json;
+
+    fn step(id: &str, depends_on: &[&str]) -> Step {
+        let target = ObjectRef { api_version: "v1".into(), kind: "Pod".into(), namespace: None, name: "a".into() };
+        Step {
+            id: id.into(),
+            depends_on: depends_on.iter().map(ToString::to_string).collect(),
+            operation: Operation::wait(target, WaitUntil::Ready),
+            ..Step::default()
+        }
+    }
+
+    fn spec(steps: Vec<Step>) -> ExecutionPlanSpec {
+        ExecutionPlanSpec { steps, ..ExecutionPlanSpec::default() }
+    }
+
+    #[test]
+    fn ids_and_dependencies_are_checked() {
+        assert_eq!(validate(&spec(vec![step("a", &[]), step("b", &["a"])])), Ok(()));
+        assert_eq!(validate(&spec(vec![step("a", &[]), step("a", &[])])), Err(InvalidPlan::DoubleId("a".into())));
+        assert!(matches!(validate(&spec(vec![step("a", &["x"])])), Err(InvalidPlan::UnknownDependency { .. })));
+        assert_eq!(
+            validate(&spec(vec![step("a", &["b"]), step("b", &["a"]), step("c", &[])])),
+            Err(InvalidPlan::Circle("a, b".into()))
+        );
+        assert_eq!(validate(&spec(vec![step("a", &["a"])])), Err(InvalidPlan::Circle("a".into())));
+    }
+
+    #[test]
+    fn secret_values_do_not_belong_into_a_plan() {
+        let mut with_secret = step("a", &[]);
+        with_secret.operation = Operation::apply(
+            json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "s" }, "data": { "k": "dg==" } }),
+        );
+        assert_eq!(validate(&spec(vec![with_secret])), Err(InvalidPlan::SecretInPlan("a".into())));
+    }
+}
