@@ -96,7 +96,9 @@ impl Walk<'_> {
             Some(field) if RESOURCES.contains(&field) => return self.quantity(at, &text, false),
             _ => {}
         }
-        if let Some((field, _)) = self.field.filter(|(field, _)| self.field_here(at, &[*field])) {
+        if let Some((field, _)) =
+            self.field.filter(|(field, _)| role == Some(Role::Of) || self.field_here(at, &[*field]))
+        {
             let conflict = &mut self.slots.conflict;
             self.field = None;
             return match field {

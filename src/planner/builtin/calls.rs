@@ -50,6 +50,7 @@ pub(super) fn effective(act: Act, slots: &Slots) -> Act {
         (Act::Roll, Some(Direction::Back)) => Act::Undo,
         (Act::Roll, _) if slots.image.is_none() => Act::Undo,
         (Act::Roll, _) => Act::RollOut,
+        (Act::Make | Act::Set, Some(Direction::Outside)) => Act::Expose,
         (Act::Make, _) if makes && !slots.it && slots.amounts.is_empty() => Act::Create,
         (Act::Make, _) => Act::Set,
         (Act::Run, _) if runs_existing(slots) => Act::Scale,

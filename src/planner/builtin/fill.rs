@@ -306,9 +306,24 @@ impl<'a> Walk<'a> {
         if field == Field::Env && in_place && self.items[at].can(|sense| *sense == Sense::Field(Field::Environment)) {
             return false;
         }
+        let Some(field) = self.of_resource(field) else { return false };
         self.field = Some((field, self.chunk(at)));
         self.slots.fields.push(field);
         true
+    }
+
+    /// "… and a limit of 1": of the resource named last.
+    fn of_resource(&self, field: Field) -> Option<Field> {
+        if !matches!(field, Field::Request | Field::Limit) {
+            return Some(field);
+        }
+        let last = self.slots.fields.iter().rev().find(|before| before.family() == Field::Cpu)?;
+        Some(match (last.is_memory(), field) {
+            (true, Field::Request) => Field::MemoryRequest,
+            (true, _) => Field::MemoryLimit,
+            (false, Field::Request) => Field::CpuRequest,
+            (false, _) => Field::CpuLimit,
+        })
     }
 
     /// Takes note that a word may turn the meaning round.
