@@ -94,10 +94,7 @@ const ASSESSMENT_LIFETIME: std::time::Duration = std::time::Duration::from_secs(
 pub(super) enum Error {
     /// The API server could not be asked, or refused.
     #[error("{doing}: {source}")]
-    Api {
-        doing: &'static str,
-        source: Box<kube::Error>,
-    },
+    Api { doing: &'static str, source: Box<kube::Error> },
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     #[error(transparent)]

@@ -1,7 +1,9 @@
 use super::context::{Context, Error, Executions};
 use super::provider::Providers;
 use super::{command, plan, provider};
-use crate::api::{AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, StepState, UndoState};
+use crate::api::{
+    AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, StepState, UndoState,
+};
 use crate::cluster::{Cluster, ClusterError};
 use crate::execute::SnapshotStore;
 use crate::telemetry::server::{self, Served, ServerError};
