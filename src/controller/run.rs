@@ -12,14 +12,18 @@ use futures::StreamExt;
 use kube::runtime::Controller;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
+use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// How long reconciliations under way may take to end when the operator is told to stop.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// How the operator runs.
 #[derive(Clone, Debug)]
@@ -83,7 +87,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         .owns(Api::<ExecutionPlan>::all(client.clone()), active())
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     let _ = context.commands.set(commands.store());
-    announce(&health, "commands", commands.store());
+    announce(&health, "commands", Api::<AgentCommand>::all(client.clone()));
 
     let plans = Controller::new(Api::<ExecutionPlan>::all(client.clone()), active())
         .with_config(workers())
@@ -93,20 +97,31 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         })
         .watches(Api::<AgentCommand>::all(client.clone()), active(), plan_of)
         .graceful_shutdown_on(stop.clone().cancelled_owned());
-    announce(&health, "plans", plans.store());
+    announce(&health, "plans", Api::<ExecutionPlan>::all(client.clone()));
 
-    let providers = Controller::new(Api::<ModelProvider>::all(client), watcher::Config::default())
+    let providers = Controller::new(Api::<ModelProvider>::all(client.clone()), watcher::Config::default())
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     let _ = context.model_providers.set(providers.store());
-    announce(&health, "providers", providers.store());
+    announce(&health, "providers", Api::<ModelProvider>::all(client));
 
     let watched = stop.clone();
     let gauges = tokio::spawn(count(context.clone(), watched));
-    tokio::join!(
-        commands.run(command::reconcile, on_error::<AgentCommand>, context.clone()).for_each(|_| async {}),
-        plans.run(plan::reconcile, on_error::<ExecutionPlan>, context.clone()).for_each(|_| async {}),
-        providers.run(provider::reconcile, on_error::<ModelProvider>, context.clone()).for_each(|_| async {}),
-    );
+    let work = async {
+        tokio::join!(
+            commands.run(command::reconcile, on_error::<AgentCommand>, context.clone()).for_each(|_| async {}),
+            plans.run(plan::reconcile, on_error::<ExecutionPlan>, context.clone()).for_each(|_| async {}),
+            providers.run(provider::reconcile, on_error::<ModelProvider>, context.clone()).for_each(|_| async {}),
+        )
+    };
+    // What is under way may end; a controller that never got its first list would wait for ever.
+    let patience = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        _ = work => {}
+        () = patience => {}
+    }
     gauges.abort();
     match serving.await {
         Ok(result) => Ok(result?),
@@ -120,18 +135,22 @@ fn plan_of(command: AgentCommand) -> Option<ObjectRef<ExecutionPlan>> {
     Some(ObjectRef::new(&reference.name).within(command.metadata.namespace.as_deref().unwrap_or_default()))
 }
 
-/// Reports a part as ready once its first list is in the cache.
-fn announce<K>(health: &Health, part: &'static str, store: Store<K>)
+/// Reports a part as ready once its kind can be listed: the definition is installed and the rights are there.
+///
+/// The cache's own `wait_until_ready` serves a single waiter, which is the controller.
+fn announce<K>(health: &Health, part: &'static str, objects: Api<K>)
 where
-    K: kube::runtime::reflector::Lookup + Clone + Send + Sync + 'static,
-    K::DynamicType: Eq + std::hash::Hash + Clone + Send + Sync,
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
     let health = health.clone();
     tokio::spawn(async move {
-        match store.wait_until_ready().await {
-            Ok(()) => health.ready(part),
-            Err(error) => health.unready(part, error),
+        let mut pause = Duration::from_millis(200);
+        while let Err(error) = objects.list_metadata(&ListParams::default().limit(1)).await {
+            health.unready(part, error);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
         }
+        health.ready(part);
     });
 }
 
