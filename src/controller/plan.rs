@@ -1,4 +1,5 @@
 use super::context::{Context, Error, while_doing};
+use super::finished::mark;
 use super::notice::notice;
 use crate::api::{
     AgentCommand, ConditionType, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanApproval, PlanPhase,
@@ -13,7 +14,7 @@ use crate::plan::{
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::controller::Action;
 use serde_json::json;
 use std::sync::Arc;
@@ -29,7 +30,8 @@ pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -
         return Ok(Action::await_change());
     }
     if plan.metadata.deletion_timestamp.is_some() {
-        return clean_up(&plan, &context).await;
+        clean_up(&plan.metadata, &context).await?;
+        return Ok(Action::await_change());
     }
     let status = plan.status.clone().unwrap_or_default();
     if status.phase.is_some_and(PlanPhase::is_final) {
@@ -118,7 +120,9 @@ async fn await_approval(
             stop(plan, context, status, PlanPhase::Denied, "Denied", &message).await
         }
         Approval::Waiting { have, need } => {
-            let message = format!("risk is {risk}: waits for {} of {need} approvals", need - have);
+            let missing = need - have;
+            let approvals = if missing == 1 { "approval" } else { "approvals" };
+            let message = format!("risk is {risk}: waits for {missing} more {approvals} ({have} of {need})");
             wait(plan, context, &before, status, &message).await
         }
         Approval::Approved { by } => {
@@ -377,29 +381,28 @@ fn audit_plan(plan: &ExecutionPlan, digest: Option<&str>, action: AuditAction, a
 
 /// Marks a finished plan, so that watches leave it out.
 async fn finish(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
-    if plan.labels().contains_key(FINISHED_LABEL) || plan.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change());
+    if !plan.labels().contains_key(FINISHED_LABEL) && plan.metadata.deletion_timestamp.is_none() {
+        let generation = plan.metadata.generation.unwrap_or(0).to_string();
+        mark(&plans(plan, context), &plan.name_any(), &json!(generation)).await?;
     }
-    let patch = json!({ "metadata": { "labels": { FINISHED_LABEL: "true" } } });
-    plans(plan, context)
-        .patch(&plan.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
-        .await
-        .map_err(while_doing("marking a plan as finished"))?;
     Ok(Action::await_change())
 }
 
 /// Removes the snapshots of a deleted plan, then lets it go.
-async fn clean_up(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
-    let finalizers = plan.finalizers();
+pub(super) async fn clean_up(meta: &ObjectMeta, context: &Context) -> Result<(), Error> {
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
     if !finalizers.iter().any(|finalizer| finalizer == SNAPSHOT_FINALIZER) {
-        return Ok(Action::await_change());
+        return Ok(());
     }
-    context.snapshots.remove(plan.uid().as_deref().unwrap_or_default()).await?;
+    context.snapshots.remove(meta.uid.as_deref().unwrap_or_default()).await?;
     let rest: Vec<&String> = finalizers.iter().filter(|finalizer| *finalizer != SNAPSHOT_FINALIZER).collect();
-    let patch = json!({ "metadata": { "finalizers": rest, "resourceVersion": plan.resource_version() } });
-    match plans(plan, context).patch(&plan.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
-        Ok(_) => Ok(Action::await_change()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Action::await_change()),
+    let patch = json!({ "metadata": { "finalizers": rest, "resourceVersion": meta.resource_version } });
+    let plans: Api<ExecutionPlan> =
+        Api::namespaced(context.client.clone(), meta.namespace.as_deref().unwrap_or_default());
+    let name = meta.name.as_deref().unwrap_or_default();
+    match plans.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(while_doing("removing the plan's finalizer")(error)),
     }
 }

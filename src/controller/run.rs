@@ -1,6 +1,6 @@
 use super::context::{Context, Error, Executions};
 use super::provider::Providers;
-use super::{command, plan, provider};
+use super::{command, finished, plan, provider};
 use crate::api::{
     AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, StepState, UndoState,
 };
@@ -9,12 +9,12 @@ use crate::execute::SnapshotStore;
 use crate::telemetry::server::{self, Served, ServerError};
 use crate::telemetry::{Health, Metrics};
 use futures::StreamExt;
+use kube::api::ListParams;
 use kube::runtime::Controller;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -111,7 +111,10 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
             commands.run(command::reconcile, on_error::<AgentCommand>, context.clone()).for_each(|_| async {}),
             plans.run(plan::reconcile, on_error::<ExecutionPlan>, context.clone()).for_each(|_| async {}),
             providers.run(provider::reconcile, on_error::<ModelProvider>, context.clone()).for_each(|_| async {}),
-        )
+        );
+    };
+    let archive = async {
+        tokio::join!(finished::commands(context.clone()), finished::plans(context.clone()));
     };
     // What is under way may end; a controller that never got its first list would wait for ever.
     let patience = async {
@@ -119,7 +122,8 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         tokio::time::sleep(GRACE).await;
     };
     tokio::select! {
-        _ = work => {}
+        () = work => {}
+        () = archive => {}
         () = patience => {}
     }
     gauges.abort();

@@ -48,8 +48,8 @@ pub enum PlanError {
         /// What was wanted, what was found, what to do.
         message: String,
     },
-    /// The cluster could not be asked; trying again may help.
-    #[error("the cluster could not be asked: {0}")]
+    /// The cluster could not be asked, or refused to answer; see [`PlanError::is_transient`].
+    #[error(transparent)]
     Cluster(#[from] ClusterError),
 }
 
