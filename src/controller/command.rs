@@ -286,7 +286,9 @@ async fn follow(
         PlanPhase::Expired => CommandPhase::Expired,
         PlanPhase::Cancelled | PlanPhase::Superseded => CommandPhase::Cancelled,
     };
-    if plan.status.as_ref().and_then(|status| status.phase).is_none() && status.phase.is_some() {
+    let not_looked_at = plan.status.as_ref().and_then(|status| status.phase).is_none() && status.phase.is_some();
+    let about_to_be_put_back = status.phase == Some(CommandPhase::RollingBack) && plan_phase == PlanPhase::Succeeded;
+    if not_looked_at || about_to_be_put_back {
         return Ok(Action::await_change());
     }
     let said = plan.status.as_ref().and_then(|status| status.message.clone()).unwrap_or_default();
