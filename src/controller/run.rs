@@ -1,7 +1,9 @@
 use super::context::{Context, Error, Executions};
 use super::provider::Providers;
 use super::{command, plan, provider};
-use crate::api::{AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, StepState, UndoState};
+use crate::api::{
+    AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, StepState, UndoState,
+};
 use crate::cluster::{Cluster, ClusterError};
 use crate::execute::SnapshotStore;
 use crate::telemetry::server::{self, Served, ServerError};
@@ -81,7 +83,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         .owns(Api::<ExecutionPlan>::all(client.clone()), active())
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     let _ = context.commands.set(commands.store());
-    announce(&health, "commands", commands.store());
+    let commands_known = announce(&health, "commands", commands.store());
 
     let plans = Controller::new(Api::<ExecutionPlan>::all(client.clone()), active())
         .with_config(workers())
@@ -91,24 +93,43 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         })
         .watches(Api::<AgentCommand>::all(client.clone()), active(), plan_of)
         .graceful_shutdown_on(stop.clone().cancelled_owned());
-    announce(&health, "plans", plans.store());
+    let plans_known = announce(&health, "plans", plans.store());
 
     let providers = Controller::new(Api::<ModelProvider>::all(client), watcher::Config::default())
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     let _ = context.model_providers.set(providers.store());
-    announce(&health, "providers", providers.store());
+    let providers_known = announce(&health, "providers", providers.store());
 
     let watched = stop.clone();
     let gauges = tokio::spawn(count(context.clone(), watched));
+    // In one task: a store wakes only the last of those who wait for its first list, and its controller is one of them.
     tokio::join!(
-        commands.run(command::reconcile, on_error::<AgentCommand>, context.clone()).for_each(|_| async {}),
-        plans.run(plan::reconcile, on_error::<ExecutionPlan>, context.clone()).for_each(|_| async {}),
-        providers.run(provider::reconcile, on_error::<ModelProvider>, context.clone()).for_each(|_| async {}),
+        commands_known,
+        plans_known,
+        providers_known,
+        commands
+            .run(command::reconcile, on_error::<AgentCommand>, context.clone())
+            .for_each(|done| async { note(done) }),
+        plans.run(plan::reconcile, on_error::<ExecutionPlan>, context.clone()).for_each(|done| async { note(done) }),
+        providers
+            .run(provider::reconcile, on_error::<ModelProvider>, context.clone())
+            .for_each(|done| async { note(done) }),
     );
     gauges.abort();
     match serving.await {
         Ok(result) => Ok(result?),
         Err(_) => Ok(()),
+    }
+}
+
+/// Says what went wrong with a watch. What a reconciliation ran into is told by [`on_error`].
+fn note<K>(done: Result<(ObjectRef<K>, Action), kube::runtime::controller::Error<Error, watcher::Error>>)
+where
+    K: kube::runtime::reflector::Lookup,
+    K::DynamicType: std::fmt::Debug + Eq + std::hash::Hash + Clone,
+{
+    if let Err(kube::runtime::controller::Error::QueueError(error)) = done {
+        tracing::warn!(%error, "a watch failed, trying again");
     }
 }
 
@@ -119,18 +140,15 @@ fn plan_of(command: AgentCommand) -> Option<ObjectRef<ExecutionPlan>> {
 }
 
 /// Reports a part as ready once its first list is in the cache.
-fn announce<K>(health: &Health, part: &'static str, store: Store<K>)
+async fn announce<K>(health: &Health, part: &'static str, store: Store<K>)
 where
-    K: kube::runtime::reflector::Lookup + Clone + Send + Sync + 'static,
-    K::DynamicType: Eq + std::hash::Hash + Clone + Send + Sync,
+    K: kube::runtime::reflector::Lookup + Clone + 'static,
+    K::DynamicType: Eq + std::hash::Hash + Clone,
 {
-    let health = health.clone();
-    tokio::spawn(async move {
-        match store.wait_until_ready().await {
-            Ok(()) => health.ready(part),
-            Err(error) => health.unready(part, error),
-        }
-    });
+    match store.wait_until_ready().await {
+        Ok(()) => health.ready(part),
+        Err(error) => health.unready(part, error),
+    }
 }
 
 /// Keeps the gauge of active commands.
