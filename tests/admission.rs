@@ -1,6 +1,9 @@
 //! What the API server refuses, and the sentence that it refuses with. Real users, real policies, no operator running:
 //! where the operator has to act, its service account does.
 
+// Functions of a test panic like the test itself.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod cluster;
 
 use cluster::{Cluster, repo, run, tool};
@@ -79,7 +82,7 @@ fn refused(result: Result<String, String>, sentence: &str) {
     match result {
         Ok(done) => panic!("should have been refused with '{sentence}', but: {done}"),
         Err(error) => {
-            assert!(error.contains(sentence), "should have been refused with '{sentence}', but with: {error}")
+            assert!(error.contains(sentence), "should have been refused with '{sentence}', but with: {error}");
         }
     }
 }
@@ -92,9 +95,9 @@ fn command(name: &str, spec: &Value) -> Value {
     object("AgentCommand", name, spec)
 }
 
-fn plan(name: &str, more: Value) -> Value {
+fn plan(name: &str, more: &Value) -> Value {
     let target = json!({ "apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "checkout" });
-    let mut plan = object("ExecutionPlan", name, &more);
+    let mut plan = object("ExecutionPlan", name, more);
     let spec = plan["spec"].as_object_mut().unwrap();
     spec.entry("serviceAccountName").or_insert("deployer".into());
     spec.entry("steps").or_insert(json!([{ "id": "gone", "operation": { "delete": { "target": target } } }]));
@@ -117,7 +120,7 @@ fn in_force(shop: &Shop, stamped: bool) {
     let says = |result: Result<String, String>, words: &str| matches!(result, Err(error) if error.contains(words));
     let deployer = json!({ "request": "list pods", "serviceAccountName": "deployer" });
     if stamped {
-        for (who, object) in [("alice", command("probe", &deployer)), ("alice", plan("probe", json!({})))] {
+        for (who, object) in [("alice", command("probe", &deployer)), ("alice", plan("probe", &json!({})))] {
             eventually("a stamp", || dry_run(who, &object).is_ok_and(|spec| spec.contains("developers")));
         }
         eventually("the stamp of approvers", || {
@@ -131,7 +134,7 @@ fn in_force(shop: &Shop, stamped: bool) {
     }
     let foreign = command("probe", &json!({ "request": "list pods" }));
     eventually("service-account", || says(dry_run("alice", &foreign), "may not let steps run"));
-    let child = plan("probe", json!({ "commandRef": { "name": "a" } }));
+    let child = plan("probe", &json!({ "commandRef": { "name": "a" } }));
     eventually("plan", || says(dry_run("alice", &child), "only countersign makes plans"));
     let done = with(command("probe", &deployer), "/metadata", "labels", json!({ "countersign.dev/finished": "" }));
     eventually("marks", || says(dry_run("alice", &done), "countersign.dev/finished"));
@@ -206,22 +209,22 @@ fn commands(shop: &Shop) {
 
 /// Plans by hand are their author's, say nothing that only the operator says, and never change.
 fn plans(shop: &Shop) {
-    shop.create("alice", &plan("hers", json!({ "requestedBy": { "username": "bob" } }))).unwrap();
+    shop.create("alice", &plan("hers", &json!({ "requestedBy": { "username": "bob" } }))).unwrap();
     assert_eq!(shop.requester("plan/hers"), "alice 1");
     for forged in [json!({ "commandRef": { "name": "a" } }), json!({ "proposedBy": { "planner": "builtin" } })] {
         refused(
-            shop.create("alice", &plan("forged", forged)),
+            shop.create("alice", &plan("forged", &forged)),
             "only countersign makes plans for a request: leave out spec.commandRef and spec.proposedBy",
         );
     }
     let of_bob =
         json!({ "requestedBy": { "username": "bob", "groups": ["approvers"] }, "commandRef": { "name": "a" } });
-    shop.create(OPERATOR, &plan("his", of_bob)).unwrap();
+    shop.create(OPERATOR, &plan("his", &of_bob)).unwrap();
     assert_eq!(shop.requester("plan/his"), "bob 1");
-    shop.create(OPERATOR, &plan("nobodys", json!({}))).unwrap();
+    shop.create(OPERATOR, &plan("nobodys", &json!({}))).unwrap();
 
     refused(
-        shop.create("alice", &plan("foreign", json!({ "serviceAccountName": "default" }))),
+        shop.create("alice", &plan("foreign", &json!({ "serviceAccountName": "default" }))),
         "alice may not let steps run as service account default",
     );
     let secret =
@@ -229,7 +232,7 @@ fn plans(shop: &Shop) {
     let steps = json!([{ "id": "key", "operation": { "apply": { "manifest": secret } } }]);
     for who in ["alice", OPERATOR] {
         refused(
-            shop.create(who, &plan("secret", json!({ "steps": steps }))),
+            shop.create(who, &plan("secret", &json!({ "steps": steps }))),
             "step key would apply a Secret with values, which everybody who reads the plan could read",
         );
     }
@@ -355,10 +358,10 @@ fn without_a_stamp_everybody_names_themselves() {
     shop.patch("bob", "agc/a", &takes_over).unwrap();
 
     refused(
-        shop.create("alice", &named(plan("p", json!({})), "requestedBy", "bob", &bob)),
+        shop.create("alice", &named(plan("p", &json!({})), "requestedBy", "bob", &bob)),
         "spec.requestedBy must be who asks: alice",
     );
-    shop.create("alice", &named(plan("p", json!({})), "requestedBy", "alice", &alice)).unwrap();
+    shop.create("alice", &named(plan("p", &json!({})), "requestedBy", "alice", &alice)).unwrap();
     shop.set_status(OPERATOR, "plan/p", &json!({ "digest": DIGEST })).unwrap();
     let sentence = "spec.approver must be who creates the approval: bob with the groups that kubectl auth whoami shows";
     refused(shop.create("bob", &approval("ok", "p", DIGEST)), sentence);

@@ -1,6 +1,9 @@
 //! What users install: the chart and config/ agree and render under every switch, and the API server takes them strictly
 //! and enforces what they promise.
 
+// Functions of a test panic like the test itself.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod cluster;
 
 use cluster::{Cluster, repo, run, tool};

@@ -156,7 +156,7 @@ pub enum Priority {
 pub struct Observe {
     /// How long to watch, for example `5m`.
     #[serde(rename = "for")]
-    #[schemars(schema_with = "schema::duration")]
+    #[schemars(schema_with = "schema::required_duration")]
     pub duration: Duration,
     /// Put everything back when a workload degrades meanwhile.
     #[serde(default)]

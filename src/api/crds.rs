@@ -33,6 +33,25 @@ mod tests {
     use super::*;
     use std::path::Path;
 
+    /// The API server would store a null that the types cannot read, and one such object ends the watch on all.
+    #[test]
+    fn what_must_be_there_is_never_null() {
+        fn check(schema: &JSONSchemaProps, path: &str) {
+            for (name, field) in schema.properties.iter().flatten() {
+                let required = schema.required.iter().flatten().any(|required| required == name);
+                assert!(!(required && field.nullable == Some(true)), "{path}.{name} is required and may be null");
+                check(field, &format!("{path}.{name}"));
+            }
+            if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
+                check(items, &format!("{path}[]"));
+            }
+        }
+        for crd in crds() {
+            let schema = crd.spec.versions[0].schema.clone().unwrap().open_api_v3_schema.unwrap();
+            check(&schema, &crd.spec.names.kind);
+        }
+    }
+
     /// `UPDATE_CRDS=1 cargo test crds` writes the files anew. The chart has a copy, for a chart is packed without
     /// what lies outside of it.
     #[test]

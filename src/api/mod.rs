@@ -3,6 +3,9 @@
 //! This room knows no client and no other room. The CRDs in `crds/` are generated from these types
 //! (`countersign crds`); every doc comment on a field is what `kubectl explain` shows.
 
+// Columns of a table repeat their types, which clippy takes for the same attribute twice.
+#![allow(clippy::duplicated_attributes)]
+
 mod approval;
 mod command;
 mod conditions;

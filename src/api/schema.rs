@@ -37,11 +37,14 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A duration in Go's notation, such as `30s` or `1h30m`.
+const DURATION: &str = r"^([0-9]{1,12}(\.[0-9]{1,9})?(ms|s|m|h))+$";
+
+/// A duration in Go's notation, such as `30s` or `1h30m`, that may be left out.
 pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": ["string", "null"],
-        "maxLength": 32,
-        "pattern": "^([0-9]{1,12}(\\.[0-9]{1,9})?(ms|s|m|h))+$"
-    })
+    json_schema!({ "type": ["string", "null"], "maxLength": 32, "pattern": DURATION })
+}
+
+/// A duration that must be there.
+pub(super) fn required_duration(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "maxLength": 32, "pattern": DURATION })
 }

@@ -103,7 +103,9 @@ pub fn judge(plan: &ExecutionPlan, digest: &str, need: u32, approvals: &[PlanApp
                     seen.insert(approver);
                     by.push(approver.to_owned());
                 }
-                Decision::Deny if denied.is_none() => denied = Some((approver.to_owned(), approval.spec.reason.clone())),
+                Decision::Deny if denied.is_none() => {
+                    denied = Some((approver.to_owned(), approval.spec.reason.clone()))
+                }
                 Decision::Deny => {}
             }
         }
@@ -143,7 +145,8 @@ fn objection(plan: &ExecutionPlan, digest: &str, approval: &PlanApproval, seen: 
     {
         return Some("it is older than the plan".to_owned());
     }
-    let Some(approver) = spec.approver.as_ref().map(|approver| approver.username.as_str()).filter(|name| !name.is_empty())
+    let Some(approver) =
+        spec.approver.as_ref().map(|approver| approver.username.as_str()).filter(|name| !name.is_empty())
     else {
         return Some("it does not say who gave it: the admission policies are not installed".to_owned());
     };

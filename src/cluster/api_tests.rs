@@ -488,7 +488,7 @@ async fn a_failing_release_is_told_by_its_newest_pods() {
       starting
       cannot reach postgres://app:‹redacted›@db
     ");
-    let log = log.lock().unwrap();
+    let log = log.lock().unwrap().clone();
     assert!(log[1].query.contains("pod-template-hash%3Dn"), "{}", log[1].query);
     assert!(log[2].query.contains("container=web&previous=true"), "{}", log[2].query);
     workload["status"]["observedGeneration"] = json!(1);

@@ -84,7 +84,11 @@ impl Catalog {
     /// [`ClusterError::UnknownKind`] with the nearest names.
     pub fn require(&self, object: &ObjectRef) -> Result<&ResourceKind, ClusterError> {
         self.of(object).ok_or_else(|| ClusterError::UnknownKind {
-            word: if object.group().is_empty() { object.kind.clone() } else { format!("{}.{}", object.kind, object.group()) },
+            word: if object.group().is_empty() {
+                object.kind.clone()
+            } else {
+                format!("{}.{}", object.kind, object.group())
+            },
             nearest: self.nearest(&object.kind),
         })
     }

@@ -204,6 +204,15 @@ fn order_matters(path: &FieldPath, before: &[Value], after: &[Value]) -> bool {
 
 /// Every leaf of an object that is about to be, apart from its identity.
 fn leaves(path: &FieldPath, value: &Value, changes: &mut Vec<FieldChange>) {
+    if let Value::Array(items) = value
+        && let Some(key) = list_key(path, items, items)
+    {
+        for item in items {
+            let element = PathElement::Item { key: key.to_owned(), value: name_of(item, key) };
+            leaves(&path.join(element), item, changes);
+        }
+        return;
+    }
     match value {
         Value::Null => {}
         Value::Object(fields) if !fields.is_empty() => {
@@ -219,15 +228,9 @@ fn leaves(path: &FieldPath, value: &Value, changes: &mut Vec<FieldChange>) {
                 }
             }
         }
-        Value::Array(items) if let Some(key) = list_key(path, items, items) => {
-            for item in items {
-                let element = PathElement::Item { key: key.to_owned(), value: name_of(item, key) };
-                leaves(&path.join(element), item, changes);
-            }
-        }
         Value::Object(_) if path.0.is_empty() => {}
         leaf => {
-            changes.push(FieldChange { path: path.to_string(), from: None, to: Some(leaf.clone()), redacted: false })
+            changes.push(FieldChange { path: path.to_string(), from: None, to: Some(leaf.clone()), redacted: false });
         }
     }
 }

@@ -184,6 +184,8 @@ impl ClusterError {
         });
         // etcd's refusal reaches clients as an internal error, which would look as if it passed by itself.
         let too_large = message.contains("request is too large") || message.contains("Too long: may not be more than");
+        // Server-side apply answers a field that the schema lacks as if the server itself had failed.
+        let unknown_field = message.contains("failed to create typed patch object");
         match (code, status.reason.as_str()) {
             (413, _) | (_, "RequestEntityTooLarge") => Self::TooLarge { attempt, message },
             _ if too_large => Self::TooLarge { attempt, message },
@@ -192,6 +194,7 @@ impl ClusterError {
             (409, _) => Self::Conflict { attempt, message },
             (422, _) if is_about_uid(status.details.as_ref()) => Self::Conflict { attempt, message },
             (400 | 422, _) => Self::Invalid { attempt, message },
+            _ if unknown_field => Self::Invalid { attempt, message },
             (404, _) => Self::NotFound { attempt, message },
             (403, _) if is_rbac(&message) => Self::Forbidden { attempt, message },
             (403, _) => Self::AdmissionRefused { attempt, message },
@@ -290,6 +293,12 @@ mod tests {
             assert!(!of(code, "", "no").is_transient(), "{code}");
         }
         assert!(matches!(of(500, "InternalError", "etcdserver: request is too large"), ClusterError::TooLarge { .. }));
+    }
+
+    #[test]
+    fn a_misspelt_field_is_not_worth_a_retry() {
+        let words = "failed to create typed patch object (a/b; apps/v1, Kind=Deployment): .spec.replcas: field not declared in schema";
+        assert!(matches!(of(500, "", words), ClusterError::Invalid { .. }));
     }
 
     #[test]

@@ -84,17 +84,18 @@ pub fn landed(changes: &[FieldChange], live: &Value) -> bool {
 
 /// Whether `live` has everything that `wanted` has.
 fn covers(live: &Value, wanted: &Value, path: &FieldPath) -> bool {
+    if let (Value::Array(live_items), Value::Array(items)) = (live, wanted)
+        && let Some(key) = list_key(path, live_items, items)
+    {
+        let is_called_as = |a: &Value, b: &Value| same(a.get(key), b.get(key), &FieldPath::default());
+        return items
+            .iter()
+            .all(|item| live_items.iter().any(|live| is_called_as(live, item) && covers(live, item, path)));
+    }
     match (live, wanted) {
         (Value::Object(_), Value::Object(fields)) => {
             fields.iter().filter(|(_, value)| !value.is_null()).all(|(key, value)| {
                 member(live, key).is_some_and(|live| covers(live, value, &path.join(PathElement::Key(key.clone()))))
-            })
-        }
-        (Value::Array(live_items), Value::Array(items)) if let Some(key) = list_key(path, live_items, items) => {
-            items.iter().all(|item| {
-                live_items
-                    .iter()
-                    .any(|live| same(live.get(key), item.get(key), &FieldPath::default()) && covers(live, item, path))
             })
         }
         _ => same(Some(live), Some(wanted), path),

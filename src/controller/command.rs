@@ -33,7 +33,9 @@ pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>)
     let plan = current_plan(&command, &status, &context).await?;
     match (is_new, status.phase, plan) {
         // While a plan is being carried out, a change of the request waits for its end.
-        (true, _, Some(plan)) if has_begun(&plan) && !is_final(&plan) => follow(&command, status, &plan, &context).await,
+        (true, _, Some(plan)) if has_begun(&plan) && !is_final(&plan) => {
+            follow(&command, status, &plan, &context).await
+        }
         (true, _, Some(plan)) if !is_final(&plan) => {
             supersede(&plan, &context).await?;
             begin(&command, &context, asked, 0).await
@@ -41,7 +43,9 @@ pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>)
         (true, _, _) => begin(&command, &context, asked, 0).await,
         (false, Some(phase), _) if phase.is_final() => finish(&command, &status, phase, &context).await,
         (false, Some(CommandPhase::NeedsClarification), _) => Ok(Action::await_change()),
-        (false, _, Some(plan)) if phase_of(&plan) == PlanPhase::Drifted => replan(&command, status, &context, asked).await,
+        (false, _, Some(plan)) if phase_of(&plan) == PlanPhase::Drifted => {
+            replan(&command, status, &context, asked).await
+        }
         (false, _, Some(plan)) => follow(&command, status, &plan, &context).await,
         (false, _, None) => begin(&command, &context, asked, status.replans.unwrap_or(0)).await,
     }
@@ -120,7 +124,12 @@ async fn begin(command: &AgentCommand, context: &Context, asked: String, replans
     if is_outdated(command, context).await? {
         return Ok(Action::requeue(OUTDATED));
     }
-    audit_command(command, AuditAction::Requested, None, &format!("generation {}", command.metadata.generation.unwrap_or(0)));
+    audit_command(
+        command,
+        AuditAction::Requested,
+        None,
+        &format!("generation {}", command.metadata.generation.unwrap_or(0)),
+    );
     let made = interpret(command, context).await?;
     let (interpretation, usage) = (made.interpretation, made.usage);
     status.interpretation = Some(interpretation);
@@ -151,18 +160,27 @@ async fn begin(command: &AgentCommand, context: &Context, asked: String, replans
             let digest = digest::digest(&plan.spec).map_err(|error| Error::Digest(error.to_string()))?;
             let need = plan.spec.approvals_required;
             status.answer = answer;
-            status.plan = Some(PlanReference { name: plan.name_any(), digest: digest.clone(), risk: plan.spec.risk.level });
+            status.plan =
+                Some(PlanReference { name: plan.name_any(), digest: digest.clone(), risk: plan.spec.risk.level });
             let (phase, message) = match need {
                 _ if plan.spec.plan_only => (CommandPhase::Succeeded, "Planned; nothing is carried out.".to_owned()),
                 0 => (CommandPhase::Executing, format!("Risk is {}: it runs by itself.", plan.spec.risk.level)),
                 need => {
                     let people = if need == 1 { "one approval".to_owned() } else { format!("{need} approvals") };
-                    (CommandPhase::AwaitingApproval, format!("Risk is {}: it waits for {people}.", plan.spec.risk.level))
+                    (
+                        CommandPhase::AwaitingApproval,
+                        format!("Risk is {}: it waits for {people}.", plan.spec.risk.level),
+                    )
                 }
             };
             let reply = format!("{} {message}", plan.spec.summary);
             status.reply = Some(reply.clone());
-            audit_command(command, AuditAction::Proposed, Some((&plan.name_any(), &digest)), &plan.spec.risk.level.to_string());
+            audit_command(
+                command,
+                AuditAction::Proposed,
+                Some((&plan.name_any(), &digest)),
+                &plan.spec.risk.level.to_string(),
+            );
             if phase.is_final() {
                 return end(command, context, status, phase, "Planned", &reply).await;
             }
@@ -396,7 +414,14 @@ async fn write(
     let fine = phase == CommandPhase::Succeeded;
     let waits = matches!(phase, CommandPhase::NeedsClarification | CommandPhase::AwaitingApproval);
     set_condition(&mut status.conditions, ConditionType::Ready, fine, reason, message, generation);
-    set_condition(&mut status.conditions, ConditionType::Reconciling, !phase.is_final() && !waits, reason, message, generation);
+    set_condition(
+        &mut status.conditions,
+        ConditionType::Reconciling,
+        !phase.is_final() && !waits,
+        reason,
+        message,
+        generation,
+    );
     let stalled = waits || (phase.is_final() && !fine);
     set_condition(&mut status.conditions, ConditionType::Stalled, stalled, reason, message, generation);
     let commands: Api<AgentCommand> =

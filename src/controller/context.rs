@@ -94,10 +94,7 @@ const ASSESSMENT_LIFETIME: std::time::Duration = std::time::Duration::from_secs(
 pub(super) enum Error {
     /// The API server could not be asked, or refused.
     #[error("{doing}: {source}")]
-    Api {
-        doing: &'static str,
-        source: Box<kube::Error>,
-    },
+    Api { doing: &'static str, source: Box<kube::Error> },
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     #[error(transparent)]
@@ -106,6 +103,11 @@ pub(super) enum Error {
     Snapshot(#[from] SnapshotError),
     #[error("the digest could not be computed: {0}")]
     Digest(String),
+    /// The name of a plan belongs to somebody else's.
+    #[error(
+        "plan {0} exists already and belongs to another request; delete it, or make the request under another name"
+    )]
+    NameTaken(String),
 }
 
 /// Gives a Kubernetes error the story of what was being done.

@@ -98,9 +98,7 @@ pub(super) async fn interpret(command: &AgentCommand, context: &Context) -> Resu
             interpretation.suggested_alternatives.extend(choices);
             Made::Question { question, reason: "NeedsClarification" }
         }
-        Err(error) => {
-            Made::Refused { phase: CommandPhase::Failed, reason: error.reason(), message: error.to_string() }
-        }
+        Err(error) => Made::Refused { phase: CommandPhase::Failed, reason: error.reason(), message: error.to_string() },
     };
     Ok(Interpreted { interpretation, usage: proposal.usage, made })
 }
@@ -191,19 +189,25 @@ impl Interpreter<'_> {
             return Ok(Made::Refused {
                 phase: CommandPhase::Denied,
                 reason: "ReadOnly",
-                message: "This command is read-only (mode: ReadOnly), and the request would change the cluster.".to_owned(),
+                message: "This command is read-only (mode: ReadOnly), and the request would change the cluster."
+                    .to_owned(),
             });
         }
         let answer = self.answer(&access, &catalog, &reads).await?;
         if changes.is_empty() {
             return Ok(match answer {
                 Some(answer) => Made::Answer(answer),
-                None => Made::NothingToDo(format!("{} It already is so: there is nothing to do.", draft.interpretation)),
+                None => {
+                    Made::NothingToDo(format!("{} It already is so: there is nothing to do.", draft.interpretation))
+                }
             });
         }
         let grounded = ground(&access, &catalog, &self.environments, &changes).await?;
         let Some(spec) = self.plan(proposal, grounded) else {
-            return Ok(Made::NothingToDo(format!("{} It already is so: there is nothing to do.", draft.interpretation)));
+            return Ok(Made::NothingToDo(format!(
+                "{} It already is so: there is nothing to do.",
+                draft.interpretation
+            )));
         };
         complete(interpretation, &spec, &calls);
         validate(&spec).map_err(|error| PlanError::refused("InvalidPlan", error.to_string()))?;
@@ -212,7 +216,12 @@ impl Interpreter<'_> {
     }
 
     /// Runs the reads of a request as its service account, if whoever asked may read that too.
-    async fn answer(&self, access: &Access, catalog: &Catalog, reads: &[CompiledStep]) -> Result<Option<Answer>, PlanError> {
+    async fn answer(
+        &self,
+        access: &Access,
+        catalog: &Catalog,
+        reads: &[CompiledStep],
+    ) -> Result<Option<Answer>, PlanError> {
         if reads.is_empty() {
             return Ok(None);
         }
@@ -303,7 +312,10 @@ fn asks_back(draft: &Draft) -> Option<Made> {
     }
     let reads_only = |call: &ToolCall| tools::tool(&call.tool).is_some_and(tools::Tool::read_only);
     if draft.intent.is_read_only() && draft.intent != Intent::Troubleshoot && !draft.tool_calls.iter().all(reads_only) {
-        let question = format!("Do you want to know something, or should something be changed? I understood: {}", draft.interpretation);
+        let question = format!(
+            "Do you want to know something, or should something be changed? I understood: {}",
+            draft.interpretation
+        );
         return Some(Made::Question { question, reason: "ContradictoryDraft" });
     }
     None
@@ -345,7 +357,8 @@ fn turn(command: &AgentCommand) -> Turn {
 fn actions(calls: &[CompiledCall], steps: &[CompiledStep]) -> Vec<Action> {
     let action = |call: &CompiledCall| {
         let tool = tools::tool(&call.call.tool)?;
-        let titles: Vec<&str> = call.steps.iter().filter_map(|at| steps.get(*at)).map(|s| s.step.title.as_str()).collect();
+        let titles: Vec<&str> =
+            call.steps.iter().filter_map(|at| steps.get(*at)).map(|s| s.step.title.as_str()).collect();
         Some(Action {
             id: call.call.id.clone(),
             action_type: tool.action(),
@@ -402,7 +415,10 @@ fn total(steps: &[Step]) -> Estimate {
     let steps: Vec<&Step> = steps.iter().collect();
     Estimate {
         duration: total_of(&steps),
-        basis: Some("the longest chain of steps that wait for each other; money is not estimated without a price list".to_owned()),
+        basis: Some(
+            "the longest chain of steps that wait for each other; money is not estimated without a price list"
+                .to_owned(),
+        ),
         ..Estimate::default()
     }
 }

@@ -73,7 +73,15 @@ async fn await_approval(
         return stop(plan, context, status, PlanPhase::Cancelled, "Cancelled", "cancelled before it began").await;
     }
     if plan.spec.plan_only {
-        return stop(plan, context, status, PlanPhase::Planned, "PlanOnly", "for reading only: it is never carried out").await;
+        return stop(
+            plan,
+            context,
+            status,
+            PlanPhase::Planned,
+            "PlanOnly",
+            "for reading only: it is never carried out",
+        )
+        .await;
     }
     if let Err(invalid) = validate(&plan.spec) {
         return stop(plan, context, status, PlanPhase::Failed, "InvalidPlan", &invalid.to_string()).await;
@@ -99,7 +107,14 @@ async fn await_approval(
         Approval::Denied { by, reason } => {
             let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
             let message = format!("denied by {by}{reason}");
-            set_condition(&mut status.conditions, ConditionType::Denied, true, "Denied", &message, plan.metadata.generation);
+            set_condition(
+                &mut status.conditions,
+                ConditionType::Denied,
+                true,
+                "Denied",
+                &message,
+                plan.metadata.generation,
+            );
             stop(plan, context, status, PlanPhase::Denied, "Denied", &message).await
         }
         Approval::Waiting { have, need } => {
@@ -120,8 +135,19 @@ async fn await_approval(
                     error => Err(error),
                 };
             }
-            let message = if by.is_empty() { "risk is low: no approval needed".to_owned() } else { format!("approved by {}", by.join(", ")) };
-            set_condition(&mut status.conditions, ConditionType::Approved, true, "Approved", &message, plan.metadata.generation);
+            let message = if by.is_empty() {
+                "risk is low: no approval needed".to_owned()
+            } else {
+                format!("approved by {}", by.join(", "))
+            };
+            set_condition(
+                &mut status.conditions,
+                ConditionType::Approved,
+                true,
+                "Approved",
+                &message,
+                plan.metadata.generation,
+            );
             status.message = Some(message.clone());
             status.phase = Some(PlanPhase::Approved);
             ensure_finalizer(plan, context).await?;
@@ -164,7 +190,13 @@ async fn rights_still_hold(plan: &ExecutionPlan, context: &Context) -> Result<()
     Ok(check_rights(&context.cluster, &actors, &needed).await?)
 }
 
-fn note_approvals(plan: &ExecutionPlan, context: &Context, status: &mut ExecutionPlanStatus, judgement: &Judgement, need: u32) {
+fn note_approvals(
+    plan: &ExecutionPlan,
+    context: &Context,
+    status: &mut ExecutionPlanStatus,
+    judgement: &Judgement,
+    need: u32,
+) {
     for record in &judgement.records {
         let known = status.approvals.iter().any(|known| known.name == record.name && known.verdict == record.verdict);
         if known {
@@ -357,7 +389,7 @@ async fn finish(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error
 }
 
 /// Removes the snapshots of a deleted plan, then lets it go.
-async fn clean_up(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
+pub(super) async fn clean_up(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
     let finalizers = plan.finalizers();
     if !finalizers.iter().any(|finalizer| finalizer == SNAPSHOT_FINALIZER) {
         return Ok(Action::await_change());

@@ -81,14 +81,16 @@ fn admits(provider: &ModelProvider, namespace: &Namespace) -> bool {
 async fn read_key(reference: &SecretKeyRef, context: &Context) -> Result<String, String> {
     let SecretKeyRef { name, key } = reference;
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &context.namespace);
-    let secret = secrets.get_opt(name).await.map_err(|error| format!("cannot be used: reading Secret {name}: {error}"))?;
+    let secret =
+        secrets.get_opt(name).await.map_err(|error| format!("cannot be used: reading Secret {name}: {error}"))?;
     let Some(secret) = secret else {
         return Err(format!("cannot be used: Secret {}/{name} does not exist", context.namespace));
     };
     let value = secret.data.as_ref().and_then(|data| data.get(key));
     let value = value.ok_or_else(|| format!("cannot be used: Secret {}/{name} has no key {key}", context.namespace))?;
     let text = String::from_utf8(value.0.clone());
-    text.map(|text| text.trim().to_owned()).map_err(|_| format!("cannot be used: key {key} of Secret {name} is not text"))
+    text.map(|text| text.trim().to_owned())
+        .map_err(|_| format!("cannot be used: key {key} of Secret {name} is not text"))
 }
 
 /// Probes a provider and writes down how it does.
@@ -112,7 +114,11 @@ pub(super) async fn reconcile(provider: Arc<ModelProvider>, context: Arc<Context
     let was = crate::api::condition_is_true(&status.conditions, ConditionType::Ready);
     let mut status = ModelProviderStatus {
         observed_generation: generation,
-        last_probe: Some(ProviderProbe { at: Time(k8s_openapi::jiff::Timestamp::now()), succeeded, message: message.clone() }),
+        last_probe: Some(ProviderProbe {
+            at: Time(k8s_openapi::jiff::Timestamp::now()),
+            succeeded,
+            message: message.clone(),
+        }),
         ..status
     };
     let reason = if succeeded { "Answers" } else { "ProbeFailed" };

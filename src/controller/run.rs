@@ -1,4 +1,4 @@
-use super::context::{Context, Error, Executions};
+use super::context::{Context, Error, Executions, while_doing};
 use super::provider::Providers;
 use super::{command, plan, provider};
 use crate::api::{
@@ -9,17 +9,21 @@ use crate::execute::SnapshotStore;
 use crate::telemetry::server::{self, Served, ServerError};
 use crate::telemetry::{Health, Metrics};
 use futures::StreamExt;
+use kube::core::PartialObjectMeta;
 use kube::runtime::Controller;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// How many deleted plans are released at the same time.
+const RELEASED_AT_ONCE: usize = 8;
 
 /// How the operator runs.
 #[derive(Clone, Debug)]
@@ -102,6 +106,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
 
     let watched = stop.clone();
     let gauges = tokio::spawn(count(context.clone(), watched));
+    let releasing = tokio::spawn(release_finished(context.clone()));
     // In one task: a store wakes only the last of those who wait for its first list, and its controller is one of them.
     tokio::join!(
         commands_known,
@@ -116,6 +121,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
             .for_each(|done| async { note(done) }),
     );
     gauges.abort();
+    releasing.abort();
     match serving.await {
         Ok(result) => Ok(result?),
         Err(_) => Ok(()),
@@ -148,6 +154,46 @@ where
     match store.wait_until_ready().await {
         Ok(()) => health.ready(part),
         Err(error) => health.unready(part, error),
+    }
+}
+
+/// Lets finished plans go that somebody deletes: the controllers do not see them, and their finalizer would hold them for
+/// ever. Nothing is kept in memory.
+async fn release_finished(context: Arc<Context>) {
+    let plans = Api::<PartialObjectMeta<ExecutionPlan>>::all(context.client.clone());
+    let finished = watcher::Config::default().labels(FINISHED_LABEL);
+    let deleted = watcher(plans, finished).default_backoff().applied_objects();
+    deleted
+        .for_each_concurrent(RELEASED_AT_ONCE, |seen| {
+            let context = Arc::clone(&context);
+            async move {
+                match seen {
+                    Ok(plan) if plan.metadata.deletion_timestamp.is_some() => release(&plan, &context).await,
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(%error, "the watch on finished plans failed, trying again"),
+                }
+            }
+        })
+        .await;
+}
+
+/// Cleans up after one deleted plan, until that works.
+async fn release(seen: &PartialObjectMeta<ExecutionPlan>, context: &Context) {
+    let namespace = seen.namespace().unwrap_or_default();
+    let plans = Api::<ExecutionPlan>::namespaced(context.client.clone(), &namespace);
+    let mut pause = Duration::from_millis(500);
+    loop {
+        let released = match plans.get_opt(&seen.name_any()).await {
+            Ok(Some(plan)) if plan.uid() == seen.uid() => plan::clean_up(&plan, context).await.map(|_| ()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(while_doing("reading a deleted plan")(error)),
+        };
+        let Err(error) = released else { return };
+        if !error.is_outdated() {
+            tracing::warn!(namespace, name = seen.name_any(), %error, "a deleted plan cannot be released, trying again");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(60));
     }
 }
 

@@ -64,10 +64,8 @@ pub fn object_satisfies(expression: &str, object: &Value) -> Result<bool, Expres
 
 fn evaluate(expression: &str, variables: &[(&str, Value)]) -> Result<bool, ExpressionError> {
     let failed = |reason: String| ExpressionError::Evaluation { expression: expression.to_owned(), reason };
-    let program = Program::compile(expression).map_err(|error| ExpressionError::Syntax {
-        expression: expression.to_owned(),
-        reason: error.to_string(),
-    })?;
+    let program = Program::compile(expression)
+        .map_err(|error| ExpressionError::Syntax { expression: expression.to_owned(), reason: error.to_string() })?;
     let mut context = Context::default();
     for (name, value) in variables {
         context.add_variable(*name, value.clone()).map_err(|error| failed(error.to_string()))?;
@@ -88,8 +86,7 @@ mod tests {
 
     #[test]
     fn when_reads_states_and_objects() {
-        let entries =
-            [StepStatus { id: "s1".into(), state: StepState::Completed, ..StepStatus::default() }];
+        let entries = [StepStatus { id: "s1".into(), state: StepState::Completed, ..StepStatus::default() }];
         let objects = BTreeMap::from([("s1".to_owned(), json!({ "spec": { "replicas": 3 } }))]);
         let holds = |expression: &str| when_holds(expression, &entries, &objects);
         assert_eq!(holds("steps.s1.state == 'Completed'"), Ok(true));

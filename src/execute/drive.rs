@@ -1,8 +1,6 @@
 use super::effect::Effects;
 use super::journal::{Action, Bounds, Decision, Journal, Observation, Outcome, Signals, next};
-use crate::api::{
-    ConditionType, ExecutionPlan, ExecutionPlanStatus, PlanPhase, set_condition,
-};
+use crate::api::{ConditionType, ExecutionPlan, ExecutionPlanStatus, PlanPhase, set_condition};
 use crate::approval::ApprovedPlan;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
@@ -186,7 +184,11 @@ impl Driver {
         let mut set = |kind, value, message: &str| set_condition(conditions, kind, value, &reason, message, generation);
         let executed = done == all;
         set(ConditionType::Executed, executed, &message);
-        set(ConditionType::Verified, executed && !matches!(phase, PlanPhase::RollingBack | PlanPhase::RolledBack), &message);
+        set(
+            ConditionType::Verified,
+            executed && !matches!(phase, PlanPhase::RollingBack | PlanPhase::RolledBack),
+            &message,
+        );
         if journal.drifted {
             set(ConditionType::Drifted, true, &message);
         }

@@ -127,19 +127,17 @@ impl Effects {
         }
     }
 
-    async fn prepare(
-        &self,
-        step: &Step,
-        steps: &[Step],
-        entries: &[StepStatus],
-    ) -> Result<Observation, EffectError> {
+    async fn prepare(&self, step: &Step, steps: &[Step], entries: &[StepStatus]) -> Result<Observation, EffectError> {
         let id = step.id.clone();
         if let Some(expression) = &step.when {
             let objects = self.results(step, steps).await?;
             match when_holds(expression, entries, &objects) {
                 Ok(true) => {}
                 Ok(false) => {
-                    return Ok(Observation::Skipped { step: id, message: format!("its condition does not hold: {expression}") });
+                    return Ok(Observation::Skipped {
+                        step: id,
+                        message: format!("its condition does not hold: {expression}"),
+                    });
                 }
                 Err(error) => return Ok(refused(&id, error.to_string())),
             }
@@ -197,7 +195,8 @@ impl Effects {
 
     async fn mutate(&self, step: &Step, entry: &StepStatus, recovering: bool) -> Observation {
         let id = step.id.clone();
-        let failed = |message: String, attempts: u32| Observation::MutationFailed { step: id.clone(), message, attempts };
+        let failed =
+            |message: String, attempts: u32| Observation::MutationFailed { step: id.clone(), message, attempts };
         let mut backoff = Backoff::new(step);
         let mut look_first = recovering;
         let mut version = entry.before.as_ref().and_then(|before| before.resource_version.clone());
@@ -263,7 +262,11 @@ impl Effects {
         let id = step.id.clone();
         Ok(match has_landed(&subject, &changes, live.as_ref()) {
             Some(result) => Observation::Mutated { step: id, result, attempts: 0 },
-            None => Observation::MutationFailed { step: id, message: "stopped before it was carried out".to_owned(), attempts: 0 },
+            None => Observation::MutationFailed {
+                step: id,
+                message: "stopped before it was carried out".to_owned(),
+                attempts: 0,
+            },
         })
     }
 
@@ -366,7 +369,8 @@ fn moved(step: &Step, live: Option<&Value>) -> Option<String> {
 /// Whether the mutation that the journal speaks of is there.
 fn has_landed(subject: &Subject<'_>, changes: &[FieldChange], live: Option<&Value>) -> Option<ResourceId> {
     let before = subject.entry.before.as_ref();
-    let same = |live: &Value| before.is_none_or(|before| before.uid.is_none() || before.uid == ResourceId::of(live).uid);
+    let same =
+        |live: &Value| before.is_none_or(|before| before.uid.is_none() || before.uid == ResourceId::of(live).uid);
     let operation: &Operation = &subject.step.operation;
     if operation.delete.is_some() || operation.evict.is_some() {
         let going = |live: &Value| live.pointer("/metadata/deletionTimestamp").is_some();
@@ -387,7 +391,9 @@ fn moved_since(subject: &Subject<'_>, changes: &[FieldChange], live: Option<&Val
         }
         (Some(_), Some(live)) if subject.step.operation.delete.is_none() && subject.step.operation.evict.is_none() => {
             // The path only: unlike the plan's own diff, these values may be secret.
-            drift(changes, live).first().map(|first| format!("{} was changed by somebody else in {}", subject.target, first.path))
+            drift(changes, live)
+                .first()
+                .map(|first| format!("{} was changed by somebody else in {}", subject.target, first.path))
         }
         _ => None,
     }

@@ -40,7 +40,11 @@ impl Action {
     #[must_use]
     pub fn step(&self) -> &str {
         match self {
-            Self::Prepare(step) | Self::Settle(step) | Self::Verify(step) | Self::BeginUndo(step) | Self::Undo(step) => step,
+            Self::Prepare(step)
+            | Self::Settle(step)
+            | Self::Verify(step)
+            | Self::BeginUndo(step)
+            | Self::Undo(step) => step,
             Self::Mutate { step, .. } => step,
             Self::Observe => "",
         }
@@ -352,7 +356,8 @@ pub fn next(steps: &[Step], journal: &Journal, under_way: &[Action], signals: &S
     }
     if !holds {
         for step in steps.iter().filter(|step| !busy.contains(step.id.as_str())) {
-            if room > 0 && state.get(step.id.as_str()) == Some(&StepState::Pending) && step.depends_on.iter().all(done) {
+            if room > 0 && state.get(step.id.as_str()) == Some(&StepState::Pending) && step.depends_on.iter().all(done)
+            {
                 actions.push(Action::Prepare(step.id.clone()));
                 room -= 1;
             }
@@ -370,7 +375,9 @@ pub fn next(steps: &[Step], journal: &Journal, under_way: &[Action], signals: &S
     }
     if signals.cancel {
         let (done, all) = journal.progress();
-        return Decision::End(Outcome::Cancelled(format!("cancelled after {done} of {all} steps; what was done stays")));
+        return Decision::End(Outcome::Cancelled(format!(
+            "cancelled after {done} of {all} steps; what was done stays"
+        )));
     }
     if signals.suspended {
         return Decision::Act(Vec::new());

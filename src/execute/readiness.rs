@@ -127,7 +127,8 @@ impl Effects {
             Goal::Ready => self.look_ready(subject, live).await,
             Goal::Condition(wanted) => {
                 let conditions = live.and_then(|live| live.pointer("/status/conditions")).and_then(Value::as_array);
-                let found = conditions.into_iter().flatten().find(|c| c.get("type").and_then(Value::as_str) == Some(wanted));
+                let found =
+                    conditions.into_iter().flatten().find(|c| c.get("type").and_then(Value::as_str) == Some(wanted));
                 match found.and_then(|condition| condition.get("status")).and_then(Value::as_str) {
                     Some("True") => Look::There(format!("{} is {wanted}", subject.target)),
                     Some(status) => Look::NotYet(format!("condition {wanted} is {status}")),

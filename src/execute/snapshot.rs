@@ -30,7 +30,9 @@ pub struct Snapshot {
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// The compressed object does not fit into a Secret.
-    #[error("the snapshot of the object takes {bytes} bytes compressed, and {MAX_BYTES} fit: nothing was touched, because it could not be put back")]
+    #[error(
+        "the snapshot of the object takes {bytes} bytes compressed, and {MAX_BYTES} fit: nothing was touched, because it could not be put back"
+    )]
     TooLarge {
         /// Size after compression.
         bytes: usize,
@@ -106,10 +108,11 @@ impl SnapshotStore {
             ..Secret::default()
         };
         let params = PatchParams::apply(crate::api::FIELD_MANAGER).force();
-        self.secrets
-            .patch(&name, &params, &Patch::Apply(&secret))
-            .await
-            .map_err(|source| SnapshotError::Cluster { name: name.clone(), doing: "stored", source: Box::new(source) })?;
+        self.secrets.patch(&name, &params, &Patch::Apply(&secret)).await.map_err(|source| SnapshotError::Cluster {
+            name: name.clone(),
+            doing: "stored",
+            source: Box::new(source),
+        })?;
         Ok(name)
     }
 

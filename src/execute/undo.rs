@@ -91,9 +91,14 @@ impl Effects {
         // A field that already has its old value needs nothing and is nobody else's change.
         let origin = |path: &str| snapshot.changes.iter().find(|change| change.path == path).map(|change| &change.from);
         // Paths only: the values may be secret.
-        let kept = kept.iter().filter(|drift| origin(&drift.path) != Some(&drift.found)).map(|drift| drift.path.clone());
+        let kept =
+            kept.iter().filter(|drift| origin(&drift.path) != Some(&drift.found)).map(|drift| drift.path.clone());
         let kept: Vec<String> = kept.collect();
-        let stays = if kept.is_empty() { String::new() } else { format!("; others changed since and stay: {}", kept.join(", ")) };
+        let stays = if kept.is_empty() {
+            String::new()
+        } else {
+            format!("; others changed since and stay: {}", kept.join(", "))
+        };
         if patch.0.is_empty() {
             return Ok(Put::Back(format!("{} already is as before{stays}", subject.target)));
         }
@@ -218,7 +223,9 @@ fn clean_spec(kind: Option<&str>, spec: &mut Map<String, Value>) {
         Some("Job") => {
             // The selector and the labels that go with it carry the old job's uid.
             spec.remove("selector");
-            if let Some(labels) = spec.get_mut("template").and_then(|t| t.pointer_mut("/metadata/labels")).and_then(Value::as_object_mut) {
+            if let Some(labels) =
+                spec.get_mut("template").and_then(|t| t.pointer_mut("/metadata/labels")).and_then(Value::as_object_mut)
+            {
                 labels.retain(|key, _| !key.ends_with("controller-uid") && !key.ends_with("job-name"));
             }
         }

@@ -1,6 +1,8 @@
 use super::PlanError;
 use crate::api::{Answer, ObjectRef, Query, QueryKind};
-use crate::cluster::{Access, Catalog, EventLine, ListOptions, Readiness, ResourceKind, readiness, redact_text, workload_failure};
+use crate::cluster::{
+    Access, Catalog, EventLine, ListOptions, Readiness, ResourceKind, readiness, redact_text, workload_failure,
+};
 use serde_json::Value;
 
 /// The most rows that an answer keeps on the resource.
@@ -186,7 +188,12 @@ mod tests {
 
     fn table(text: &str, columns: &[&str], rows: &[&[&str]]) -> Answer {
         let owned = |cells: &[&str]| cells.iter().map(ToString::to_string).collect();
-        Answer { text: text.into(), columns: owned(columns), rows: rows.iter().map(|r| owned(r)).collect(), omitted_rows: None }
+        Answer {
+            text: text.into(),
+            columns: owned(columns),
+            rows: rows.iter().map(|r| owned(r)).collect(),
+            omitted_rows: None,
+        }
     }
 
     #[test]

@@ -201,7 +201,10 @@ fn sees_host(object: &Value) -> bool {
     let lists = ["containers", "initContainers", "ephemeralContainers"];
     let mut containers = lists.iter().filter_map(|list| spec.get(list).and_then(Value::as_array)).flatten();
     let host = ["hostNetwork", "hostPID", "hostIPC"].iter().any(|field| is_true(spec.get(field)));
-    let paths = spec.get("volumes").and_then(Value::as_array).is_some_and(|volumes| volumes.iter().any(|v| v.get("hostPath").is_some()));
+    let paths = spec
+        .get("volumes")
+        .and_then(Value::as_array)
+        .is_some_and(|volumes| volumes.iter().any(|v| v.get("hostPath").is_some()));
     host || paths
         || containers.any(|container| {
             let adds = container.pointer("/securityContext/capabilities/add").and_then(Value::as_array);
@@ -307,7 +310,8 @@ mod tests {
         let privileged = json!({ "spec": { "template": { "spec": { "containers": [
             { "name": "web", "securityContext": { "privileged": true } }
         ] } } } });
-        let mut facts = step(OperationKind::Apply, kind("deployments", "apps", "Deployment", true), Some("development"));
+        let mut facts =
+            step(OperationKind::Apply, kind("deployments", "apps", "Deployment", true), Some("development"));
         facts.manifest = Some(privileged.clone());
         assert_eq!(assess_step(&facts, true).level, RiskLevel::Critical);
         facts.live = Some(privileged);

@@ -44,7 +44,10 @@ impl CompiledStep {
 ///
 /// # Errors
 /// [`PlanError::Ask`] and [`PlanError::Refused`] with a sentence for whoever asked.
-pub async fn compile(draft: &Draft, resolver: &Resolver<'_>) -> Result<(Vec<CompiledCall>, Vec<CompiledStep>), PlanError> {
+pub async fn compile(
+    draft: &Draft,
+    resolver: &Resolver<'_>,
+) -> Result<(Vec<CompiledCall>, Vec<CompiledStep>), PlanError> {
     let mut calls: Vec<CompiledCall> = Vec::new();
     let mut steps: Vec<CompiledStep> = Vec::new();
     for call in in_order(&draft.tool_calls)? {
@@ -108,7 +111,8 @@ fn comes_first(earlier: &CompiledStep, operation: &Operation) -> bool {
         && before.kind == target.kind
         && before.name == target.name
         && before.namespace == target.namespace;
-    let home = before.kind == "Namespace" && before.group().is_empty() && Some(&before.name) == target.namespace.as_ref();
+    let home =
+        before.kind == "Namespace" && before.group().is_empty() && Some(&before.name) == target.namespace.as_ref();
     same || home
 }
 
@@ -126,7 +130,10 @@ fn in_order(calls: &[ToolCall]) -> Result<Vec<&ToolCall>, PlanError> {
                 && call.depends_on.iter().all(|id| done.contains(id.as_str()) || !known.contains_key(id.as_str()))
         });
         let Some(call) = next else {
-            return Err(PlanError::refused("InvalidDraft", "The tool calls of the draft depend on each other in a circle."));
+            return Err(PlanError::refused(
+                "InvalidDraft",
+                "The tool calls of the draft depend on each other in a circle.",
+            ));
         };
         done.insert(&call.id);
         ordered.push(call);

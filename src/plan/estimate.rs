@@ -13,9 +13,8 @@ const DEFAULT_WAVES: u64 = 4;
 /// How long a step should take. Money is left open: without a price list any figure would be invented.
 #[must_use]
 pub fn estimate(facts: &StepFacts) -> Estimate {
-    let replicas = |object: Option<&Value>| {
-        object.and_then(|o| o.pointer("/spec/replicas")).and_then(Value::as_u64).unwrap_or(1)
-    };
+    let replicas =
+        |object: Option<&Value>| object.and_then(|o| o.pointer("/spec/replicas")).and_then(Value::as_u64).unwrap_or(1);
     let rolls_pods = facts.changes.iter().any(|change| change.path.starts_with("spec.template"));
     let after = replicas(facts.manifest.as_ref().or(facts.live.as_ref()));
     let before = facts.live.as_ref().map_or(0, |live| replicas(Some(live)));
@@ -26,7 +25,9 @@ pub fn estimate(facts: &StepFacts) -> Estimate {
         (OperationKind::Apply | OperationKind::Patch, "StatefulSet") if rolls_pods => {
             (WAVE_SECONDS * after.max(1), "one pod after the other, 20 s each")
         }
-        (OperationKind::Apply | OperationKind::Patch, "Deployment" | "StatefulSet" | "ReplicaSet" | "Scale") if after > before => {
+        (OperationKind::Apply | OperationKind::Patch, "Deployment" | "StatefulSet" | "ReplicaSet" | "Scale")
+            if after > before =>
+        {
             (WAVE_SECONDS, "new pods start together in about 20 s")
         }
         (OperationKind::Delete, "Namespace") => (60, "a namespace is emptied in about a minute"),

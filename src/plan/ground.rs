@@ -131,7 +131,10 @@ impl Grounder<'_> {
 
     fn resource(&self, target: &ObjectRef) -> Result<&ResourceKind, PlanError> {
         self.catalog.of(target).ok_or_else(|| {
-            PlanError::refused("UnknownKind", format!("This cluster has no kind {} in {}.", target.kind, target.api_version))
+            PlanError::refused(
+                "UnknownKind",
+                format!("This cluster has no kind {} in {}.", target.kind, target.api_version),
+            )
         })
     }
 
@@ -206,7 +209,8 @@ impl Grounder<'_> {
 
 /// What has to hold right before the step. A step whose base an earlier step makes has no base of its own to compare.
 fn precondition(live: Option<&Value>, step: &Step) -> Precondition {
-    let text = |pointer: &str| live.and_then(|object| object.pointer(pointer)).and_then(Value::as_str).map(str::to_owned);
+    let text =
+        |pointer: &str| live.and_then(|object| object.pointer(pointer)).and_then(Value::as_str).map(str::to_owned);
     if !step.known_after.is_empty() {
         return Precondition { uid: text("/metadata/uid"), ..Precondition::default() };
     }
@@ -233,7 +237,9 @@ fn rollback(facts: &StepFacts) -> RollbackPlan {
         OperationKind::Apply | OperationKind::Patch if facts.live.is_none() => (RollbackStrategy::Delete, None),
         OperationKind::Apply | OperationKind::Patch => (RollbackStrategy::InversePatch, None),
         OperationKind::Delete => (RollbackStrategy::Recreate, lost_on_deletion(facts)),
-        OperationKind::Evict => (RollbackStrategy::None, Some("an evicted pod is replaced by its controller, not put back".to_owned())),
+        OperationKind::Evict => {
+            (RollbackStrategy::None, Some("an evicted pod is replaced by its controller, not put back".to_owned()))
+        }
         OperationKind::Wait | OperationKind::Query => (RollbackStrategy::None, None),
     };
     RollbackPlan { strategy, reversible: lost.is_none(), reason: lost }
@@ -262,5 +268,6 @@ fn lost_on_deletion(facts: &StepFacts) -> Option<String> {
 }
 
 fn deletes_its_volumes(live: Option<&Value>) -> bool {
-    live.and_then(|object| object.pointer("/spec/persistentVolumeClaimRetentionPolicy/whenDeleted")) == Some(&json!("Delete"))
+    live.and_then(|object| object.pointer("/spec/persistentVolumeClaimRetentionPolicy/whenDeleted"))
+        == Some(&json!("Delete"))
 }

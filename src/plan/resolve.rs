@@ -83,7 +83,9 @@ impl Resolver<'_> {
         if kind_group(&called).is_some() {
             return Err(PlanError::refused(
                 "UnknownKind",
-                format!("This cluster has none of the kinds that count as '{called}'. Install the operator that provides them, or name the kind."),
+                format!(
+                    "This cluster has none of the kinds that count as '{called}'. Install the operator that provides them, or name the kind."
+                ),
             ));
         }
         let nearest = catalog.nearest(&called);
@@ -138,9 +140,9 @@ impl Resolver<'_> {
     }
 
     fn existing_namespace(&self, name: &str, planned: &[CompiledStep]) -> Result<String, PlanError> {
-        let is_planned = planned.iter().any(|step| {
-            step.creates().is_some_and(|object| object.kind == "Namespace" && object.name == name)
-        });
+        let is_planned = planned
+            .iter()
+            .any(|step| step.creates().is_some_and(|object| object.kind == "Namespace" && object.name == name));
         if self.environments.has(name) || is_planned {
             return Ok(name.to_owned());
         }
@@ -164,7 +166,13 @@ impl Resolver<'_> {
             question: format!(
                 "No namespace belongs to '{word}'. {known}; label one with environment={word}, or name the namespace."
             ),
-            choices: self.environments.names().filter(|name| !self.environments.is_system(name)).take(MAX_CHOICES).map(str::to_owned).collect(),
+            choices: self
+                .environments
+                .names()
+                .filter(|name| !self.environments.is_system(name))
+                .take(MAX_CHOICES)
+                .map(str::to_owned)
+                .collect(),
         }
     }
 
@@ -332,7 +340,11 @@ fn kinds_in(catalog: &Catalog, query: &KindQuery) -> Result<Option<Kinds>, PlanE
             if let Some(first) = found.first() {
                 let built_in = !first.group.contains('.') || first.group.ends_with(".k8s.io");
                 if built_in || found.len() == 1 {
-                    return Ok(Some(Kinds { kinds: vec![(*first).clone()], group: None, called: first.singular.clone() }));
+                    return Ok(Some(Kinds {
+                        kinds: vec![(*first).clone()],
+                        group: None,
+                        called: first.singular.clone(),
+                    }));
                 }
                 let choices: Vec<String> =
                     found.iter().map(|kind| format!("{}.{}", kind.plural, kind.group)).take(MAX_CHOICES).collect();

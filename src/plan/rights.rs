@@ -41,7 +41,10 @@ impl Actor {
 pub fn needed_rights(catalog: &Catalog, spec: &ExecutionPlanSpec) -> Vec<Asked> {
     let mut seen = BTreeSet::new();
     let operations = spec.steps.iter().map(|step| &step.operation);
-    operations.flat_map(|operation| rights_of(catalog, operation)).filter(|asked| seen.insert(asked.to_string())).collect()
+    operations
+        .flat_map(|operation| rights_of(catalog, operation))
+        .filter(|asked| seen.insert(asked.to_string()))
+        .collect()
 }
 
 /// The rights that one operation needs.

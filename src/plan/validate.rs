@@ -27,7 +27,9 @@ pub enum InvalidPlan {
         reason: String,
     },
     /// A Secret's values would stand in the plan for everybody to read.
-    #[error("step '{0}' carries the values of a Secret: a plan is read by many. Create the Secret another way and let the plan refer to it")]
+    #[error(
+        "step '{0}' carries the values of a Secret: a plan is read by many. Create the Secret another way and let the plan refer to it"
+    )]
     SecretInPlan(String),
 }
 

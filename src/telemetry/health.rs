@@ -42,6 +42,7 @@ impl Health {
     }
 
     /// Reports that `part` cannot do its work, and why. `error` is served to anybody who can reach the port: no secrets.
+    #[allow(clippy::needless_pass_by_value, reason = "callers are done with their error")]
     pub fn unready(&self, part: &'static str, error: impl ToString) {
         let error = error.to_string();
         self.change(part, |report| {

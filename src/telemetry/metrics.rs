@@ -68,13 +68,13 @@ impl Metrics {
     /// # Errors
     /// [`MetricsError::Register`], which only a mistake in this file can cause.
     pub fn new() -> Result<Self, MetricsError> {
-        Self::on(Registry::new()).map_err(MetricsError::Register)
+        Self::on(&Registry::new()).map_err(MetricsError::Register)
     }
 
     /// A command reached a final phase, so long after it was taken up.
     pub fn request_finished(&self, phase: CommandPhase, intent: Option<Intent>, duration: Duration) {
         self.requests.with_label_values(&[phase.to_string()]).inc();
-        let intent = intent.map_or_else(|| "unknown".to_owned(), label);
+        let intent = intent.as_ref().map_or_else(|| "unknown".to_owned(), label);
         self.request_duration.with_label_values(&[intent]).observe(duration.as_secs_f64());
     }
 
@@ -98,18 +98,18 @@ impl Metrics {
 
     /// Putting one step back ended in this state.
     pub fn step_undone(&self, state: UndoState) {
-        self.rollbacks.with_label_values(&[label(state)]).inc();
+        self.rollbacks.with_label_values(&[label(&state)]).inc();
     }
 
     /// Somebody's word on a plan was judged.
     pub fn approval_judged(&self, decision: Decision, verdict: ApprovalVerdict) {
-        self.approvals.with_label_values(&[label(decision), label(verdict)]).inc();
+        self.approvals.with_label_values(&[label(&decision), label(&verdict)]).inc();
     }
 
     /// A planner was asked and took so long.
     pub fn planner_asked(&self, planner: PlannerKind, result: PlannerResult, duration: Duration) {
-        self.planner_requests.with_label_values(&[label(planner), label(result)]).inc();
-        self.planner_duration.with_label_values(&[label(planner)]).observe(duration.as_secs_f64());
+        self.planner_requests.with_label_values(&[label(&planner), label(&result)]).inc();
+        self.planner_duration.with_label_values(&[label(&planner)]).observe(duration.as_secs_f64());
     }
 
     /// A reconciliation of this kind failed and will be tried again.
@@ -125,11 +125,11 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&self.registry.gather()).map_err(MetricsError::Encode)
     }
 
-    fn on(registry: Registry) -> prometheus::Result<Self> {
+    fn on(registry: &Registry) -> prometheus::Result<Self> {
         let counters =
-            |name, help, labels: &[&str]| register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?);
+            |name, help, labels: &[&str]| register(registry, IntCounterVec::new(Opts::new(name, help), labels)?);
         let durations = |name, help, labels: &[&str], buckets: &[f64]| {
-            register(&registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?)
+            register(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?)
         };
         let metrics = Self {
             requests: counters("agent_requests_total", "Commands that reached a final phase.", &["phase"])?,
@@ -139,9 +139,9 @@ impl Metrics {
                 &["intent"],
                 &REQUEST_BUCKETS,
             )?,
-            active: register(&registry, IntGauge::new("active_agents", "Commands that are not in a final phase.")?)?,
+            active: register(registry, IntGauge::new("active_agents", "Commands that are not in a final phase.")?)?,
             plans: register(
-                &registry,
+                registry,
                 IntGaugeVec::new(Opts::new("countersign_plans", "Plans that are not in a final phase."), &["phase"])?,
             )?,
             steps: counters("countersign_steps_total", "Steps that ended.", &["operation", "result"])?,
@@ -171,10 +171,10 @@ impl Metrics {
         };
         let start = Gauge::new("process_start_time_seconds", "Start of the process in seconds since the Unix epoch.")?;
         start.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
-        register(&registry, start)?;
+        register(registry, start)?;
         let build = Opts::new("countersign_build_info", "Always 1; the version is in the label.")
             .const_label("version", env!("CARGO_PKG_VERSION"));
-        register(&registry, IntGauge::with_opts(build)?)?.set(1);
+        register(registry, IntGauge::with_opts(build)?)?.set(1);
         metrics.start_at_zero();
         Ok(metrics)
     }
@@ -193,7 +193,7 @@ impl Metrics {
             self.requests.with_label_values(&[phase.to_string()]);
         }
         for state in [UndoState::Done, UndoState::Failed] {
-            self.rollbacks.with_label_values(&[label(state)]);
+            self.rollbacks.with_label_values(&[label(&state)]);
         }
         for operation in [OperationKind::Apply, OperationKind::Patch, OperationKind::Delete, OperationKind::Evict] {
             for state in [StepState::Completed, StepState::Failed] {
@@ -212,7 +212,7 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> p
 }
 
 /// The word for an enum's variant in the API.
-fn label(word: impl Serialize) -> String {
+fn label(word: &impl Serialize) -> String {
     serde_json::to_value(word).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }
 

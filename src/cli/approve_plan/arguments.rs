@@ -210,7 +210,8 @@ pub enum CompletionTarget {
 }
 
 /// All phases, for `--for`.
-pub const PHASES: [PlanPhase; 14] = [
+pub const PHASES: [PlanPhase; 15] = [
+    PlanPhase::Planned,
     PlanPhase::AwaitingApproval,
     PlanPhase::Approved,
     PlanPhase::Executing,
@@ -341,13 +342,23 @@ mod tests {
             ("--yes list", "come after it"),
             ("-n staging", "which plan?"),
             ("deny scale-1", "--reason"),
-            ("wait scale-1 --for Dancing", "one of done, AwaitingApproval"),
+            ("wait scale-1 --for Dancing", "one of done, Planned, AwaitingApproval"),
             ("wait scale-1 --timeout soon", "expected a duration"),
             ("scale-1 --as-group sre", "--as"),
         ] {
             let error = read(line).unwrap_err().to_string();
             assert!(error.contains(says), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn every_phase_of_the_definition_can_be_waited_for() {
+        let crds = serde_json::to_value(crate::api::crds()).unwrap();
+        let plan = crds.as_array().unwrap().iter().find(|crd| crd["spec"]["names"]["kind"] == "ExecutionPlan").unwrap();
+        let status = &plan["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"];
+        let defined = status["properties"]["phase"]["enum"].as_array().unwrap();
+        let defined: Vec<_> = defined.iter().filter_map(|phase| phase.as_str()).collect();
+        assert_eq!(PHASES.map(|phase| phase.to_string()).to_vec(), defined);
     }
 
     #[test]

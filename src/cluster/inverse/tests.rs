@@ -163,7 +163,7 @@ fn plain(value: &Value, key: &str, root: bool) -> Value {
                 let names: Vec<_> =
                     items.iter().filter_map(|item| item.get(by)).filter(|v| v.is_string() || v.is_number()).collect();
                 names.len() == items.len()
-                    && names.iter().map(|n| n.to_string()).collect::<BTreeSet<_>>().len() == names.len()
+                    && names.iter().map(ToString::to_string).collect::<BTreeSet<_>>().len() == names.len()
             };
             let by = ["name", "port"].into_iter().find(|by| named(&items, by));
             if let Some(by) = by

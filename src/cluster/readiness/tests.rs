@@ -1,7 +1,7 @@
 use super::*;
 use serde_json::json;
 
-fn of(api_version: &str, kind: &str, generation: i64, spec: Value, status: Value) -> String {
+fn of(api_version: &str, kind: &str, generation: i64, spec: &Value, status: &Value) -> String {
     let object = json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": "x", "generation": generation },
         "spec": spec, "status": status });
     match readiness(Some(&object)) {
@@ -13,8 +13,8 @@ fn of(api_version: &str, kind: &str, generation: i64, spec: Value, status: Value
     }
 }
 
-fn with(mut base: Value, changes: Value) -> Value {
-    json_patch::merge(&mut base, &changes);
+fn with(mut base: Value, changes: &Value) -> Value {
+    json_patch::merge(&mut base, changes);
     base
 }
 
@@ -49,15 +49,11 @@ fn deployments() {
             "failed: progress deadline exceeded: m",
         ),
     ] {
-        assert_eq!(
-            of("apps/v1", "Deployment", 2, spec.clone(), with(done.clone(), changes.clone())),
-            expected,
-            "{changes}"
-        );
+        assert_eq!(of("apps/v1", "Deployment", 2, &spec, &with(done.clone(), &changes)), expected, "{changes}");
     }
-    assert_eq!(of("apps/v1", "Deployment", 2, json!({ "paused": true }), done), "in progress: its rollout is paused");
+    assert_eq!(of("apps/v1", "Deployment", 2, &json!({ "paused": true }), &done), "in progress: its rollout is paused");
     let none = json!({ "observedGeneration": 1, "conditions": conditions("NewReplicaSetAvailable", "True") });
-    assert_eq!(of("apps/v1", "Deployment", 1, json!({ "replicas": 0 }), none), "current");
+    assert_eq!(of("apps/v1", "Deployment", 1, &json!({ "replicas": 0 }), &none), "current");
 }
 
 #[test]
@@ -81,8 +77,7 @@ fn stateful_sets() {
         ),
         (json!({ "updateStrategy": { "type": "OnDelete" } }), json!({ "replicas": 0 }), "current"),
     ] {
-        let shown =
-            of("apps/v1", "StatefulSet", 1, with(spec.clone(), spec_changes), with(done.clone(), changes.clone()));
+        let shown = of("apps/v1", "StatefulSet", 1, &with(spec.clone(), &spec_changes), &with(done.clone(), &changes));
         assert_eq!(shown, expected, "{changes}");
     }
 }
@@ -99,11 +94,7 @@ fn daemon_sets_and_replica_sets() {
         (json!({ "numberAvailable": 1 }), "in progress: available: 1/2"),
         (json!({ "numberReady": 0, "desiredNumberScheduled": 0 }), "current"),
     ] {
-        assert_eq!(
-            of("apps/v1", "DaemonSet", 1, json!({}), with(done.clone(), changes.clone())),
-            expected,
-            "{changes}"
-        );
+        assert_eq!(of("apps/v1", "DaemonSet", 1, &json!({}), &with(done.clone(), &changes)), expected, "{changes}");
     }
     let done = json!({ "replicas": 2, "fullyLabeledReplicas": 2, "availableReplicas": 2, "readyReplicas": 2 });
     for (changes, expected) in [
@@ -115,7 +106,7 @@ fn daemon_sets_and_replica_sets() {
             "in progress: exceeded quota",
         ),
     ] {
-        assert_eq!(of("apps/v1", "ReplicaSet", 1, json!({ "replicas": 2 }), with(done.clone(), changes)), expected);
+        assert_eq!(of("apps/v1", "ReplicaSet", 1, &json!({ "replicas": 2 }), &with(done.clone(), &changes)), expected);
     }
 }
 
@@ -147,7 +138,7 @@ fn pods() {
             "failed: Evicted: low on memory",
         ),
     ] {
-        assert_eq!(of("v1", "Pod", 1, json!({}), status.clone()), expected, "{status}");
+        assert_eq!(of("v1", "Pod", 1, &json!({}), &status), expected, "{status}");
     }
 }
 
@@ -209,7 +200,7 @@ fn other_kinds() {
         ("example.com/v1", "Thing", json!({}), condition("Stalled", "True", "Broken"), "failed: Broken"),
         ("example.com/v1", "Deployment", json!({ "replicas": 3 }), json!({}), "current"),
     ] {
-        assert_eq!(of(api_version, kind, 1, spec, status.clone()), expected, "{kind} {status}");
+        assert_eq!(of(api_version, kind, 1, &spec, &status), expected, "{kind} {status}");
     }
 }
 

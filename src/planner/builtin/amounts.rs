@@ -1,4 +1,4 @@
-//! The half of the walk that takes values: numbers, quantities, images, plain words.
+//! The third of the walk that takes values: numbers, quantities, images, plain words.
 
 use super::fill::{Walk, set};
 use super::lexicon::Item;
@@ -96,7 +96,9 @@ impl Walk<'_> {
             Some(field) if RESOURCES.contains(&field) => return self.quantity(at, &text, false),
             _ => {}
         }
-        if let Some((field, _)) = self.field.filter(|(field, _)| self.field_here(at, &[*field])) {
+        if let Some((field, _)) =
+            self.field.filter(|(field, _)| role == Some(Role::Of) || self.field_here(at, &[*field]))
+        {
             let conflict = &mut self.slots.conflict;
             self.field = None;
             return match field {

@@ -3,12 +3,12 @@
 use super::clause::Clause;
 use super::language::{Language, Questions};
 use super::sense::{Act, Direction, Field, Role, State};
-use super::slots::{Amount, AmountUnit, Place, Slots, Way};
+use super::slots::{Amount, AmountUnit, Slots, Way};
 use super::targets::{Parameters, Referents, places, targets};
-use super::values::{image_name, json_number};
+use super::values::json_number;
 use super::wording::{Wording, say};
 use crate::api::Intent;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// The most calls that one clause may make.
 const MOST_CALLS: usize = 50;
@@ -30,7 +30,7 @@ pub(super) struct Reading {
 }
 
 /// Calls, or the question that is open.
-type Outcome = Result<Vec<(&'static str, Parameters)>, String>;
+pub(super) type Outcome = Result<Vec<(&'static str, Parameters)>, String>;
 
 /// Everything that decides what a clause comes to.
 pub(super) struct Case<'a> {
@@ -50,6 +50,7 @@ pub(super) fn effective(act: Act, slots: &Slots) -> Act {
         (Act::Roll, Some(Direction::Back)) => Act::Undo,
         (Act::Roll, _) if slots.image.is_none() => Act::Undo,
         (Act::Roll, _) => Act::RollOut,
+        (Act::Make | Act::Set, Some(Direction::Outside)) => Act::Expose,
         (Act::Make, _) if makes && !slots.it && slots.amounts.is_empty() => Act::Create,
         (Act::Make, _) => Act::Set,
         (Act::Run, _) if runs_existing(slots) => Act::Scale,
@@ -123,11 +124,11 @@ impl Case<'_> {
         Reading { intent, calls, question, warnings: self.warnings, certainty: self.certainty }
     }
 
-    const fn language(&self) -> &Language {
+    pub(super) const fn language(&self) -> &Language {
         &self.wording.grammar.language
     }
 
-    const fn questions(&self) -> &Questions {
+    pub(super) const fn questions(&self) -> &Questions {
         &self.language().questions
     }
 
@@ -193,7 +194,7 @@ impl Case<'_> {
     }
 
     /// Refuses to pass over values that the tool does not take.
-    fn only(&self, taken: &[Field]) -> Result<(), String> {
+    pub(super) fn only(&self, taken: &[Field]) -> Result<(), String> {
         let slots = self.slots;
         let env_or_data = slots.pairs.iter().any(|pair| matches!(pair.field, Some(Field::Env | Field::Data)));
         let filled = [
@@ -367,7 +368,7 @@ impl Case<'_> {
         Err(say(question, &[("target", &self.target_words())]))
     }
 
-    const fn again(&self) -> Case<'_> {
+    pub(super) const fn again(&self) -> Case<'_> {
         Case {
             act: self.act,
             clause: self.clause,
@@ -390,7 +391,7 @@ impl Case<'_> {
         self.on_targets("undo_rollout", &revision.into_iter().collect())
     }
 
-    fn expose(&self) -> Outcome {
+    pub(super) fn expose(&self) -> Outcome {
         self.only(&[Field::Port, Field::TargetPort, Field::Name])?;
         let slots = self.slots;
         let mut rest = Parameters::new();
@@ -430,7 +431,7 @@ impl Case<'_> {
     fn look(&self) -> Outcome {
         let slots = self.slots;
         let place = !places(slots, self.before).is_empty() || slots.all_namespaces;
-        let pointed = slots.it && !before_is_empty(self.before);
+        let pointed = slots.it && !self.before.targets.is_empty();
         if slots.targets.is_empty() && !pointed {
             if !place {
                 return Err(self.questions().list_kind.clone());
@@ -462,130 +463,6 @@ impl Case<'_> {
         rest.extend(self.slots.timeout.iter().map(|timeout| ("timeout".to_owned(), timeout.clone().into())));
         self.on_targets("wait", &rest)
     }
-
-    fn create(&mut self) -> Outcome {
-        let slots = self.slots;
-        if slots.all {
-            return Err(self.questions().create_only.clone());
-        }
-        if !slots.selector.is_empty() || slots.pairs.iter().any(|pair| pair.field == Some(Field::Label)) {
-            return Err(say(&self.questions().not_used, &[("words", &self.clause.words())]));
-        }
-        let kind = slots.targets.iter().find_map(|target| target.kind.clone());
-        match kind.as_ref().map(|kind| &*kind.word) {
-            None | Some("deployment" | "workload") => self.create_deployment(kind.is_some()),
-            Some("namespace") => {
-                self.only(&[Field::Name])?;
-                self.create_plain("create_namespace", |_| Vec::new())
-            }
-            Some("configmap") => {
-                self.only(&[Field::Name, Field::Env])?;
-                if slots.pairs.is_empty() {
-                    let name = self.new_names().into_iter().next().unwrap_or_default();
-                    return Err(say(&self.questions().data, &[("name", &name)]));
-                }
-                let pairs = slots.pairs.iter().map(|pair| json!({"key": pair.key, "value": pair.value}));
-                let data = Value::from(pairs.collect::<Vec<_>>());
-                self.create_plain("create_configmap", |_| vec![("data".to_owned(), data.clone())])
-            }
-            Some("service") if slots.targets.iter().any(|target| target.kind.is_none()) => {
-                let rest = slots.targets.iter().filter(|target| target.kind.is_none()).cloned().collect();
-                let service = slots.targets.iter().find_map(|t| t.kind.as_ref().and(t.name.clone()));
-                let alias = slots.alias.clone().or(service);
-                let exposed = Slots { targets: rest, alias, ..slots.clone() };
-                Case { slots: &exposed, ..self.again() }.expose()
-            }
-            Some(other) => Err(say(&self.questions().create_kind, &[("kind", other)])),
-        }
-    }
-
-    /// Names of something new.
-    fn new_names(&self) -> Vec<String> {
-        let named = self.slots.targets.iter().filter_map(|target| target.name.clone());
-        self.slots.alias.clone().into_iter().chain(named).collect()
-    }
-
-    /// Something that needs no more than a name and a place.
-    fn create_plain(&self, tool: &'static str, rest: impl Fn(&str) -> Vec<(String, Value)>) -> Outcome {
-        let names = self.new_names();
-        if names.is_empty() {
-            let kind = tool.trim_start_matches("create_");
-            return Err(say(&self.questions().name, &[("kind", kind)]));
-        }
-        let namespace = tool == "create_namespace";
-        let call = |name: &String| {
-            let mut parameters = Parameters::new();
-            parameters.insert("name".to_owned(), name.clone().into());
-            for place in places(self.slots, self.before) {
-                if !namespace || matches!(place, Place::Environment(_)) {
-                    super::targets::put_place(&mut parameters, &place);
-                }
-            }
-            parameters.extend(rest(name));
-            (tool, parameters)
-        };
-        Ok(names.iter().map(call).collect())
-    }
-
-    fn create_deployment(&mut self, kind_named: bool) -> Outcome {
-        let slots = self.slots;
-        self.only(&[Field::Name, Field::Image, Field::Replicas, Field::Port, Field::Cpu, Field::Env])?;
-        let words: Vec<String> = slots.targets.iter().filter_map(|target| target.name.clone()).collect();
-        let named = |image: &str| slots.alias.clone().or_else(|| words.first().cloned()).unwrap_or(image_name(image));
-        let mut made: Vec<(String, String)> = Vec::new();
-        match (&slots.image, kind_named) {
-            (Some(_), _) if words.len() > 1 => {
-                return Err(say(&self.questions().twice, &[("words", &words.join(", "))]));
-            }
-            (Some(image), _) => made.push((named(image), image.clone())),
-            (None, _) if slots.mentions(&[Field::Image, Field::Tag]) => return Err(self.questions().image.clone()),
-            (None, false) if !words.is_empty() && self.act != Act::Create => {
-                for word in &words {
-                    let name = slots.alias.clone().unwrap_or_else(|| image_name(word));
-                    self.warnings.push(say(&self.language().warnings.assumed_image, &[("name", word)]));
-                    self.certainty *= 0.95;
-                    made.push((name, word.clone()));
-                }
-            }
-            (None, false) if self.act == Act::Create => return Err(self.questions().create_what.clone()),
-            _ => return Err(self.questions().image.clone()),
-        }
-        let replicas = match slots.amounts.as_slice() {
-            [] => None,
-            [Amount { value, unit: AmountUnit::Count, .. }] => Some(json_number(*value)),
-            _ => return Err(say(&self.questions().twice, &[("words", &self.clause.words())])),
-        };
-        let env: Vec<Value> = slots.pairs.iter().map(|pair| json!({"name": pair.key, "value": pair.value})).collect();
-        let resources: Parameters =
-            slots.resources.iter().map(|(key, value)| ((*key).to_owned(), value.clone().into())).collect();
-        let places = places(slots, self.before);
-        let places: Vec<Option<&Place>> =
-            if places.is_empty() { vec![None] } else { places.iter().map(Some).collect() };
-        let mut calls = Vec::new();
-        for (name, image) in &made {
-            for place in &places {
-                let mut parameters = Parameters::new();
-                parameters.insert("name".to_owned(), name.clone().into());
-                parameters.insert("image".to_owned(), image.clone().into());
-                let optional = [
-                    ("replicas", replicas.clone()),
-                    ("port", slots.port.map(json_number)),
-                    ("env", (!env.is_empty()).then(|| env.clone().into())),
-                    ("resources", (!resources.is_empty()).then(|| resources.clone().into())),
-                ];
-                parameters.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
-                if let Some(place) = place {
-                    super::targets::put_place(&mut parameters, place);
-                }
-                calls.push(("create_deployment", parameters));
-            }
-        }
-        Ok(calls)
-    }
-}
-
-fn before_is_empty(before: &Referents) -> bool {
-    before.targets.is_empty()
 }
 
 /// What "what is running" asks for.

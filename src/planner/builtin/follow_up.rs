@@ -60,7 +60,11 @@ fn is_fragment(clause: &Clause, slots: &Slots) -> bool {
     match clause.act {
         _ if clause.slip.is_some() || clause.negated => false,
         None => true,
-        Some(Act::Make) => slots.alias.is_none() && slots.targets.iter().all(|target| target.kind.is_none()),
+        Some(Act::Make) => {
+            slots.direction.is_none()
+                && slots.alias.is_none()
+                && slots.targets.iter().all(|target| target.kind.is_none())
+        }
         Some(Act::Set | Act::Update) => slots.follow_up && !own_object && slots.targets.is_empty(),
         Some(_) => false,
     }

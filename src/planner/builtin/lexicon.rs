@@ -72,10 +72,13 @@ impl Item {
     }
 }
 
+/// The words of a phrase after the first, and what it can mean.
+type Entry = (Vec<String>, Vec<Sense>);
+
 /// Phrases by their first word, longest first.
 #[derive(Default)]
 struct Phrases {
-    by_first: HashMap<String, Vec<(Vec<String>, Vec<Sense>)>>,
+    by_first: HashMap<String, Vec<Entry>>,
 }
 
 impl Phrases {

@@ -2,8 +2,8 @@
 //! for the same input.
 //!
 //! The way of a request: [`tokens`] cut it, [`lexicon`] gives words their meanings, [`clause`] cuts it into clauses with
-//! a verb each, [`fill`] fills the slots of each clause, [`calls`] turns verb and slots into tool calls or into the
-//! question that is open, [`wording`] says it. What a word means is in `languages/`, one file a language.
+//! a verb each, [`fill`] walks each clause and fills its slots (with [`objects`] and [`amounts`]), [`calls`] (with
+//! [`creation`]) turns verb and slots into tool calls or into the question that is open, [`wording`] says it. What a word means is in `languages/`, one file a language.
 //!
 //! Nothing is planned past words that were not understood where they may turn the meaning round: negations, conditions,
 //! times and numbers that no slot takes lead to a question.
@@ -11,10 +11,12 @@
 mod amounts;
 mod calls;
 mod clause;
+mod creation;
 mod fill;
 mod follow_up;
 mod language;
 mod lexicon;
+mod objects;
 mod sense;
 mod slots;
 mod suggest;
@@ -68,6 +70,9 @@ pub fn propose(input: &PlanningInput) -> Draft {
 fn choose(input: &PlanningInput) -> Option<&'static Grammar> {
     let wanted = input.language.as_deref().map(|tag| tag.split('-').next().unwrap_or(tag).to_lowercase());
     let by_name = wanted.and_then(|code| GRAMMARS.iter().find(|grammar| grammar.language.code == code));
+    if let [only] = GRAMMARS.as_slice() {
+        return Some(only);
+    }
     let none = ClusterKinds::default();
     let score = |grammar: &Grammar| suggest::fluency(grammar, &grammar.read(&input.request, &none), &input.request);
     by_name.or_else(|| {
@@ -155,7 +160,7 @@ impl<'a> Reader<'a> {
             calls.extend(made);
             reads.push(read);
         }
-        self.conclude(reads, calls, request)
+        self.conclude(&reads, calls, request)
     }
 
     fn read(&self, clause: Clause, before: &Referents, around: &Surroundings, request: &str) -> Read {
@@ -194,14 +199,14 @@ impl<'a> Reader<'a> {
         Read { act, slots, reading, clause }
     }
 
-    fn conclude(&self, reads: Vec<Read>, calls: Vec<ToolCall>, request: &str) -> Draft {
+    fn conclude(&self, reads: &[Read], calls: Vec<ToolCall>, request: &str) -> Draft {
         let language = &self.grammar.language;
         // One change makes the whole a change, whatever it begins with.
         let intents = || reads.iter().map(|read| read.reading.intent);
         let intent =
             intents().find(|intent| !intent.is_read_only()).or_else(|| intents().next()).unwrap_or(Intent::Query);
         let mut warnings: Vec<String> = Vec::new();
-        for read in &reads {
+        for read in reads {
             warnings.extend(read.reading.warnings.iter().cloned());
             if !read.slots.unused.is_empty() && read.reading.question.is_none() {
                 warnings.push(say(&language.warnings.not_used, &[("words", &read.slots.unused_words())]));

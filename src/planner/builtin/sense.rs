@@ -66,18 +66,18 @@ words!(
     }
 );
 words!(
-    /// A particle that turns a verb: scale *up*, roll *back*.
-    Direction { Up, Down, Back, Out }
+    /// A particle that turns a verb: scale *up*, roll *back*, make reachable from *outside*.
+    Direction { Up, Down, Back, Out, Outside }
 );
 words!(
     /// What a phrase is to its clause.
     Role { In, On, From, To, By, Factor, Of, With, As, Called, Until }
 );
 words!(
-    /// Something that has a value.
+    /// Something that has a value; `Request` and `Limit` alone are those of the resource named before.
     Field {
         Replicas, Image, Tag, Container, Port, TargetPort, Cpu, CpuRequest, CpuLimit, Memory, MemoryRequest, MemoryLimit,
-        Env, Data, Label, Revision, Name, Environment, Timeout,
+        Request, Limit, Env, Data, Label, Revision, Name, Environment, Timeout,
     }
 );
 words!(
@@ -149,6 +149,11 @@ impl Field {
             Self::Data => Self::Env,
             other => other,
         }
+    }
+
+    /// Whether it is about memory.
+    pub(super) const fn is_memory(self) -> bool {
+        matches!(self, Self::Memory | Self::MemoryRequest | Self::MemoryLimit)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Words are cut at spaces and punctuation, but names, images, labels and quantities stay whole (`ghcr.io/acme/api:v1`,
 //! `app=web`, `-3`, `25%`). Scripts without spaces give one token a character; the lexicon puts them together again.
 
+use std::collections::HashMap;
 use unicode_normalization::UnicodeNormalization;
 
 /// How far a closing quote is looked for, in characters.
@@ -36,7 +37,7 @@ pub(super) struct Token {
 pub(super) fn tokenize(request: &str) -> Vec<Token> {
     let chars: Vec<char> = request.nfkc().collect();
     let inner = unwrap_quotes(&chars);
-    let mut scanner = Scanner { chars: inner, at: 0, tokens: Vec::new() };
+    let mut scanner = Scanner { chars: inner, at: 0, tokens: Vec::new(), last: HashMap::new() };
     scanner.run();
     scanner.tokens
 }
@@ -71,7 +72,7 @@ fn closing_quote(open: char) -> Option<char> {
 
 /// A request that is quoted as a whole means what stands between the quotes.
 fn unwrap_quotes(chars: &[char]) -> &[char] {
-    let trimmed = chars.trim_ascii_spaces();
+    let trimmed = chars.trim_whitespace();
     if let [open, inner @ .., last] = trimmed
         && closing_quote(*open) == Some(*last)
         && !inner.contains(last)
@@ -83,11 +84,11 @@ fn unwrap_quotes(chars: &[char]) -> &[char] {
 }
 
 trait TrimSpaces {
-    fn trim_ascii_spaces(&self) -> &Self;
+    fn trim_whitespace(&self) -> &Self;
 }
 
 impl TrimSpaces for [char] {
-    fn trim_ascii_spaces(&self) -> &Self {
+    fn trim_whitespace(&self) -> &Self {
         let start = self.iter().position(|c| !c.is_whitespace()).unwrap_or(self.len());
         let end = self.iter().rposition(|c| !c.is_whitespace()).map_or(start, |last| last + 1);
         &self[start..end]
@@ -117,6 +118,8 @@ struct Scanner<'a> {
     chars: &'a [char],
     at: usize,
     tokens: Vec<Token>,
+    /// Where each kind of closing quote stands last, so that quotes that never close cost nothing.
+    last: HashMap<char, Option<usize>>,
 }
 
 impl Scanner<'_> {
@@ -149,8 +152,13 @@ impl Scanner<'_> {
     }
 
     /// Where the quote that opens at `open` closes, if one opens there and holds something.
-    fn quote_end(&self, open: usize) -> Option<usize> {
+    fn quote_end(&mut self, open: usize) -> Option<usize> {
         let close = closing_quote(*self.chars.get(open)?)?;
+        let chars = self.chars;
+        let last = *self.last.entry(close).or_insert_with(|| chars.iter().rposition(|c| *c == close));
+        if last.is_none_or(|last| last <= open) {
+            return None;
+        }
         let limit = self.chars.len().min(open + LONGEST_QUOTE);
         let end = (open + 1..limit).find(|&i| {
             self.chars[i] == close && !self.chars.get(i + 1).is_some_and(|next| close == '\'' && next.is_alphanumeric())

@@ -43,7 +43,7 @@ pub(super) fn phase_tone(phase: Option<PlanPhase>) -> Tone {
         Some(PlanPhase::Succeeded) => Tone::Added,
         Some(PlanPhase::Failed | PlanPhase::RolledBack | PlanPhase::Denied | PlanPhase::Drifted) => Tone::Removed,
         Some(PlanPhase::RollbackFailed) => Tone::Alarm,
-        Some(PlanPhase::Expired | PlanPhase::Superseded | PlanPhase::Cancelled) => Tone::Faint,
+        Some(PlanPhase::Planned | PlanPhase::Expired | PlanPhase::Superseded | PlanPhase::Cancelled) => Tone::Faint,
         _ => Tone::Changed,
     }
 }
@@ -91,6 +91,9 @@ fn head(page: &mut Page, plan: &ExecutionPlan, command: Option<&AgentCommand>) {
         (None, None) => page.field("Request", AT, &[plain("none: the plan belongs to no AgentCommand")]),
     }
     page.field("Plan", AT, &[plain(&spec.summary)]);
+    if spec.plan_only {
+        page.field("", AT, &[span(Tone::Changed, "for reading only: it is never carried out")]);
+    }
     page.field("Proposed by", AT, &[plain(proposed_by(spec))]);
     let account = spec.service_account_name.as_deref().unwrap_or("default");
     page.field("Runs as", AT, &[plain(format!("service account {namespace}/{account}"))]);
@@ -315,6 +318,7 @@ fn approvals(page: &mut Page, plan: &ExecutionPlan, digest: &str) {
     let (counted, required) = (approvals_counted(plan), approvals_required(plan));
     let over = plan.status.as_ref().and_then(|status| status.phase).is_some_and(PlanPhase::is_final);
     let verdict = match required.saturating_sub(counted) {
+        _ if plan.spec.plan_only => "none taken: the plan is for reading only".to_owned(),
         _ if required == 0 => "none needed".to_owned(),
         0 => format!("{counted} of {required}: enough"),
         _ if over => format!("{counted} of {required}"),
@@ -405,6 +409,16 @@ mod tests {
         let text = render(&plan, None, DIGEST, PLAIN);
         assert!(text.contains("replicas: 5"), "{text}");
         assert!(text.contains("a person wrote it"), "{text}");
+    }
+
+    #[test]
+    fn a_plan_for_reading_asks_for_no_approval() {
+        let mut plan = samples::scale();
+        plan.spec.plan_only = true;
+        plan.status = None;
+        let text = render(&plan, None, DIGEST, PLAIN);
+        assert!(text.contains("for reading only: it is never carried out"), "{text}");
+        assert!(!text.contains("needed"), "{text}");
     }
 
     #[test]
