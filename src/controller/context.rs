@@ -103,6 +103,11 @@ pub(super) enum Error {
     Snapshot(#[from] SnapshotError),
     #[error("the digest could not be computed: {0}")]
     Digest(String),
+    /// The name of a plan belongs to somebody else's.
+    #[error(
+        "plan {0} exists already and belongs to another request; delete it, or make the request under another name"
+    )]
+    NameTaken(String),
 }
 
 /// Gives a Kubernetes error the story of what was being done.

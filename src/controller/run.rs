@@ -108,9 +108,15 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let gauges = tokio::spawn(count(context.clone(), watched));
     let work = async {
         tokio::join!(
-            commands.run(command::reconcile, on_error::<AgentCommand>, context.clone()).for_each(|_| async {}),
-            plans.run(plan::reconcile, on_error::<ExecutionPlan>, context.clone()).for_each(|_| async {}),
-            providers.run(provider::reconcile, on_error::<ModelProvider>, context.clone()).for_each(|_| async {}),
+            commands
+                .run(command::reconcile, on_error::<AgentCommand>, context.clone())
+                .for_each(|done| async { note(done) }),
+            plans
+                .run(plan::reconcile, on_error::<ExecutionPlan>, context.clone())
+                .for_each(|done| async { note(done) }),
+            providers
+                .run(provider::reconcile, on_error::<ModelProvider>, context.clone())
+                .for_each(|done| async { note(done) }),
         );
     };
     let archive = async {
@@ -130,6 +136,17 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     match serving.await {
         Ok(result) => Ok(result?),
         Err(_) => Ok(()),
+    }
+}
+
+/// Says what went wrong with a watch. What a reconciliation ran into is told by [`on_error`].
+fn note<K>(done: Result<(ObjectRef<K>, Action), kube::runtime::controller::Error<Error, watcher::Error>>)
+where
+    K: kube::runtime::reflector::Lookup,
+    K::DynamicType: std::fmt::Debug + Eq + std::hash::Hash + Clone,
+{
+    if let Err(kube::runtime::controller::Error::QueueError(error)) = done {
+        tracing::warn!(%error, "a watch failed, trying again");
     }
 }
 
