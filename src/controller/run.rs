@@ -151,6 +151,7 @@ where
 }
 
 /// The plan that a command's `suspend` is about.
+#[expect(clippy::needless_pass_by_value, reason = "the form that a watch's mapper has")]
 fn plan_of(command: AgentCommand) -> Option<ObjectRef<ExecutionPlan>> {
     let reference = command.status.as_ref()?.plan.as_ref()?;
     Some(ObjectRef::new(&reference.name).within(command.metadata.namespace.as_deref().unwrap_or_default()))
@@ -187,6 +188,7 @@ async fn count(context: Arc<Context>, stop: CancellationToken) {
 
 /// What to do when a reconciliation failed: outdated objects come again by themselves, everything else is tried again
 /// with a growing pause.
+#[expect(clippy::needless_pass_by_value, reason = "the form that an error policy has")]
 fn on_error<K: ResourceExt<DynamicType = ()>>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
     if error.is_outdated() {
         return Action::requeue(Duration::from_millis(200));
