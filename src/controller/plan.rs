@@ -9,7 +9,8 @@ use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, judge};
 use crate::cluster::ListOptions;
 use crate::execute::{Driver, Effects, Outcome, Signals, StepEvent, Watching};
 use crate::plan::{
-    Actor, Environments, Namespace, approvals_required, check_rights, digest, needed_rights, regrounded_risk, validate,
+    Actor, Environments, Namespace, PlanError, approvals_required, check_rights, digest, needed_rights,
+    regrounded_risk, right_to_use, validate,
 };
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -89,7 +90,8 @@ async fn await_approval(
         return stop(plan, context, status, PlanPhase::Failed, "InvalidPlan", &invalid.to_string()).await;
     }
     // What somebody else wrote by hand, or what was made a while ago, is weighed afresh: a plan cannot call itself harmless.
-    let risk = if context.was_assessed(&digest) {
+    let fresh = context.was_assessed(&digest);
+    let risk = if fresh {
         plan.spec.risk.level
     } else {
         match assess_again(plan, context).await {
@@ -129,9 +131,8 @@ async fn await_approval(
             if signals.suspended {
                 return wait(plan, context, &before, status, "approved; suspended by its command").await;
             }
-            if need > 0
-                && let Err(error) = rights_still_hold(plan, context).await
-            {
+            // A plan that this process made a moment ago had its rights checked then.
+            if !fresh && let Err(error) = rights_hold(plan, context).await {
                 return match error {
                     Error::Plan(error) if !error.is_transient() => {
                         stop(plan, context, status, PlanPhase::Failed, error.reason(), &error.to_string()).await
@@ -184,14 +185,22 @@ async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<RiskLev
     Ok(regrounded_risk(&access, &catalog, &environments, &plan.spec).await?)
 }
 
-async fn rights_still_hold(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
+/// Effective rights are an intersection: everything that the plan does must be allowed to whoever asked and to its
+/// service account, and whoever asked must be allowed to use that account.
+async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
     let namespace = plan.namespace().unwrap_or_default();
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
-    let mut actors = vec![Actor::service_account(&namespace, account)];
-    actors.extend(plan.spec.requested_by.as_ref().map(Actor::requester));
+    let Some(requester) = plan.spec.requested_by.as_ref().map(Actor::requester) else {
+        return Err(PlanError::Refused {
+            reason: "UnknownRequester",
+            message: "it is unknown who asked for the plan: spec.requestedBy is empty, and the admission policies that stamp it are not installed".to_owned(),
+        }
+        .into());
+    };
     let catalog = context.cluster.catalog().await?;
     let needed = needed_rights(&catalog, &plan.spec);
-    Ok(check_rights(&context.cluster, &actors, &needed).await?)
+    check_rights(&context.cluster, std::slice::from_ref(&requester), &[right_to_use(&namespace, account)]).await?;
+    Ok(check_rights(&context.cluster, &[requester, Actor::service_account(&namespace, account)], &needed).await?)
 }
 
 fn note_approvals(

@@ -24,7 +24,7 @@ pub use estimate::estimate;
 pub use ground::{Grounded, ground, regrounded_risk};
 pub use policy::approvals_required;
 pub use resolve::Resolver;
-pub use rights::{Actor, check_rights, needed_rights};
+pub use rights::{Actor, check_rights, needed_rights, right_to_use};
 pub use validate::{InvalidPlan, validate};
 
 use crate::cluster::ClusterError;
