@@ -1,3 +1,4 @@
+use super::leader::Leadership;
 use super::provider::Providers;
 use crate::api::{AgentCommand, ExecutionPlan, ModelProvider};
 use crate::cluster::{Cluster, ClusterError};
@@ -10,6 +11,7 @@ use kube::runtime::reflector::Store;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 /// What every reconciler shares.
 pub(super) struct Context {
@@ -24,6 +26,10 @@ pub(super) struct Context {
     pub commands: OnceLock<Store<AgentCommand>>,
     pub model_providers: OnceLock<Store<ModelProvider>>,
     pub executions: Executions,
+    /// Plans under execution, so that the lease is not given back before they have stopped.
+    pub tasks: TaskTracker,
+    /// The word that this replica leads.
+    pub leadership: Leadership,
     /// Digests of plans that this process assessed when it made them, so that they need no second look.
     pub assessed: Mutex<HashMap<String, std::time::Instant>>,
 }
@@ -56,6 +62,11 @@ impl Executions {
             changed
         });
         true
+    }
+
+    /// Stops all executions where they are; their journals say how they go on.
+    pub fn stop(&self) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     pub fn end(&self, uid: &str) {

@@ -4,6 +4,7 @@ mod command;
 mod context;
 mod finished;
 mod interpret;
+mod leader;
 mod notice;
 mod plan;
 mod provider;

@@ -7,7 +7,7 @@ use crate::api::{
 };
 use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, judge};
 use crate::cluster::ListOptions;
-use crate::execute::{Driver, Effects, Outcome, Signals, StepEvent, Watching};
+use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching};
 use crate::plan::{
     Actor, Environments, Namespace, PlanError, approvals_required, check_rights, digest, needed_rights,
     regrounded_risk, right_to_use, validate,
@@ -296,6 +296,7 @@ fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: ExecutionPla
     let Some(receiver) = context.executions.begin(&uid, signals) else { return };
     let correlation = plan.owner_references().first().map_or(uid.clone(), |owner| owner.uid.clone());
     let context = Arc::clone(context);
+    let tasks = context.tasks.clone();
     let approved = approved.clone();
     let work = async move {
         let outcome = drive(&context, &approved, status, receiver).await;
@@ -315,7 +316,7 @@ fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: ExecutionPla
             }
         }
     };
-    tokio::spawn(work.instrument(logging::correlation(&correlation)));
+    tasks.spawn(work.instrument(logging::correlation(&correlation)));
 }
 
 async fn drive(
@@ -333,12 +334,14 @@ async fn drive(
         since: status.verified_at.as_ref().map(|time| time.0),
         rolls_back: observe.rollback_on_degraded,
     });
+    let leadership = context.leadership.clone();
     let effects = Effects::new(
         context.cluster.clone(),
         access,
         context.snapshots.clone(),
         plan.uid().unwrap_or_default(),
         watching,
+        Fence::new(move || leadership.holds()),
     );
     let (sender, receiver) = mpsc::unbounded_channel();
     let teller = tokio::spawn(tell(Arc::clone(context), plan.clone(), receiver));

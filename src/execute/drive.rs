@@ -206,6 +206,7 @@ impl Driver {
     /// Writes the status. Nobody but the operator writes it: when the stored one is not what this driver wrote last,
     /// another replica has taken over, and this one must stop.
     async fn write(&mut self) -> Result<(), DriveError> {
+        self.effects.fence.pass().await;
         let name = self.plan.name_any();
         let mut last = self.plan.status.clone();
         for _ in 0..MAX_CONFLICTS {

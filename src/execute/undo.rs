@@ -67,6 +67,7 @@ impl Effects {
         let uid = entry.result.as_ref().and_then(|result| result.uid.clone());
         let options = WriteOptions { uid, ..WriteOptions::default() };
         let operation = Operation::delete(subject.target.clone());
+        self.fence.pass().await;
         match self.access.perform(&subject.catalog, &operation, &options).await {
             Ok(_) => Ok(Put::Back(format!("deleted {}, which the step had created", subject.target))),
             Err(error) if error.is_not_found() => Ok(Put::Back(format!("{} is gone already", subject.target))),
@@ -105,6 +106,7 @@ impl Effects {
         let body = serde_json::to_value(&patch).unwrap_or_default();
         let operation = Operation::patch(subject.target.clone(), subject.subresource(), PatchType::Json, body);
         let options = WriteOptions { uid: now.uid, ..WriteOptions::default() };
+        self.fence.pass().await;
         match self.access.perform(&subject.catalog, &operation, &options).await {
             Ok(_) => {
                 let paths: Vec<&str> = snapshot.changes.iter().map(|change| change.path.as_str()).collect();
@@ -134,6 +136,7 @@ impl Effects {
             }
         }
         let manifest = revived(before, &self.owners_alive(before).await?);
+        self.fence.pass().await;
         match self.access.perform(&subject.catalog, &Operation::apply(manifest), &WriteOptions::default()).await {
             Ok(_) => {
                 let lost = subject.step.rollback.reason.as_ref();
