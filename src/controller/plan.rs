@@ -389,7 +389,7 @@ async fn finish(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error
 }
 
 /// Removes the snapshots of a deleted plan, then lets it go.
-pub(super) async fn clean_up(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
+async fn clean_up(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
     let finalizers = plan.finalizers();
     if !finalizers.iter().any(|finalizer| finalizer == SNAPSHOT_FINALIZER) {
         return Ok(Action::await_change());

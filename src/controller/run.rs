@@ -2,7 +2,8 @@ use super::context::{Context, Error, Executions, while_doing};
 use super::provider::Providers;
 use super::{command, plan, provider};
 use crate::api::{
-    AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, StepState, UndoState,
+    AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, REQUEST_ANNOTATION,
+    StepState, UndoState,
 };
 use crate::cluster::{Cluster, ClusterError};
 use crate::execute::SnapshotStore;
@@ -22,8 +23,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How many deleted plans are released at the same time.
-const RELEASED_AT_ONCE: usize = 8;
+/// How many finished plans are revisited at the same time.
+const REVISITED_AT_ONCE: usize = 8;
 
 /// How the operator runs.
 #[derive(Clone, Debug)]
@@ -106,7 +107,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
 
     let watched = stop.clone();
     let gauges = tokio::spawn(count(context.clone(), watched));
-    let releasing = tokio::spawn(release_finished(context.clone()));
+    let revisiting = tokio::spawn(revisit_finished(context.clone()));
     // In one task: a store wakes only the last of those who wait for its first list, and its controller is one of them.
     tokio::join!(
         commands_known,
@@ -121,7 +122,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
             .for_each(|done| async { note(done) }),
     );
     gauges.abort();
-    releasing.abort();
+    revisiting.abort();
     match serving.await {
         Ok(result) => Ok(result?),
         Err(_) => Ok(()),
@@ -157,40 +158,46 @@ where
     }
 }
 
-/// Lets finished plans go that somebody deletes: the controllers do not see them, and their finalizer would hold them for
-/// ever. Nothing is kept in memory.
-async fn release_finished(context: Arc<Context>) {
+/// Finished plans are out of the controllers' sight. Two things are still to do for them: letting those go that somebody
+/// deletes, which their finalizer would hold for ever, and putting back what somebody wants put back. Nothing is kept in
+/// memory.
+async fn revisit_finished(context: Arc<Context>) {
     let plans = Api::<PartialObjectMeta<ExecutionPlan>>::all(context.client.clone());
     let finished = watcher::Config::default().labels(FINISHED_LABEL);
-    let deleted = watcher(plans, finished).default_backoff().applied_objects();
-    deleted
-        .for_each_concurrent(RELEASED_AT_ONCE, |seen| {
-            let context = Arc::clone(&context);
-            async move {
-                match seen {
-                    Ok(plan) if plan.metadata.deletion_timestamp.is_some() => release(&plan, &context).await,
-                    Ok(_) => {}
-                    Err(error) => tracing::warn!(%error, "the watch on finished plans failed, trying again"),
-                }
+    let seen = watcher(plans, finished).default_backoff().applied_objects();
+    seen.for_each_concurrent(REVISITED_AT_ONCE, |seen| {
+        let context = Arc::clone(&context);
+        async move {
+            match seen {
+                Ok(plan) if is_wanted_again(&plan) => revisit(&plan, &context).await,
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "the watch on finished plans failed, trying again"),
             }
-        })
-        .await;
+        }
+    })
+    .await;
 }
 
-/// Cleans up after one deleted plan, until that works.
-async fn release(seen: &PartialObjectMeta<ExecutionPlan>, context: &Context) {
+fn is_wanted_again(plan: &PartialObjectMeta<ExecutionPlan>) -> bool {
+    plan.metadata.deletion_timestamp.is_some() || plan.annotations().contains_key(REQUEST_ANNOTATION)
+}
+
+/// Reconciles one finished plan, until that works.
+async fn revisit(seen: &PartialObjectMeta<ExecutionPlan>, context: &Arc<Context>) {
     let namespace = seen.namespace().unwrap_or_default();
     let plans = Api::<ExecutionPlan>::namespaced(context.client.clone(), &namespace);
     let mut pause = Duration::from_millis(500);
     loop {
-        let released = match plans.get_opt(&seen.name_any()).await {
-            Ok(Some(plan)) if plan.uid() == seen.uid() => plan::clean_up(&plan, context).await.map(|_| ()),
+        let revisited = match plans.get_opt(&seen.name_any()).await {
+            Ok(Some(plan)) if plan.uid() == seen.uid() => {
+                plan::reconcile(Arc::new(plan), Arc::clone(context)).await.map(|_| ())
+            }
             Ok(_) => Ok(()),
-            Err(error) => Err(while_doing("reading a deleted plan")(error)),
+            Err(error) => Err(while_doing("reading a finished plan")(error)),
         };
-        let Err(error) = released else { return };
+        let Err(error) = revisited else { return };
         if !error.is_outdated() {
-            tracing::warn!(namespace, name = seen.name_any(), %error, "a deleted plan cannot be released, trying again");
+            tracing::warn!(namespace, name = seen.name_any(), %error, "a finished plan cannot be revisited, trying again");
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(60));
