@@ -1,4 +1,5 @@
 use super::context::{Context, Error, while_doing};
+use super::finished::mark;
 use super::interpret::{Made, interpret};
 use super::notice::notice;
 use crate::api::{
@@ -8,7 +9,7 @@ use crate::api::{
 use crate::plan::digest;
 use crate::telemetry::{AuditAction, AuditEvent, audit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, PostParams};
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
@@ -41,7 +42,7 @@ pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>)
             begin(&command, &context, asked, 0).await
         }
         (true, _, _) => begin(&command, &context, asked, 0).await,
-        (false, Some(phase), _) if phase.is_final() => finish(&command, &status, phase, &context).await,
+        (false, Some(phase), _) if phase.is_final() => finish(&command, &status, &context).await,
         (false, Some(CommandPhase::NeedsClarification), _) => Ok(Action::await_change()),
         (false, _, Some(plan)) if phase_of(&plan) == PlanPhase::Drifted => {
             replan(&command, status, &context, asked).await
@@ -53,7 +54,7 @@ pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>)
 
 /// What makes another plan when it changes: all of the spec but what people say about the outcome, how long the command
 /// is kept, and whether it pauses.
-fn request_digest(spec: &AgentCommandSpec) -> String {
+pub(super) fn request_digest(spec: &AgentCommandSpec) -> String {
     let asked = AgentCommandSpec {
         feedback: None,
         suspend: false,
@@ -320,7 +321,9 @@ async fn follow(
         PlanPhase::Expired => CommandPhase::Expired,
         PlanPhase::Cancelled | PlanPhase::Superseded => CommandPhase::Cancelled,
     };
-    if plan.status.as_ref().and_then(|status| status.phase).is_none() && status.phase.is_some() {
+    let not_looked_at = plan.status.as_ref().and_then(|status| status.phase).is_none() && status.phase.is_some();
+    let about_to_be_put_back = status.phase == Some(CommandPhase::RollingBack) && plan_phase == PlanPhase::Succeeded;
+    if not_looked_at || about_to_be_put_back {
         return Ok(Action::await_change());
     }
     let said = plan.status.as_ref().and_then(|status| status.message.clone()).unwrap_or_default();
@@ -360,16 +363,11 @@ async fn end(
     let took = took.and_then(|took| Duration::try_from(took).ok()).unwrap_or_default();
     context.metrics.request_finished(phase, intent, took);
     audit_command(command, AuditAction::Finished, None, &phase.to_string());
-    finish(command, &written, phase, context).await
+    finish(command, &written, context).await
 }
 
 /// Marks a finished command, so that watches leave it out; removes it when its time is over.
-async fn finish(
-    command: &AgentCommand,
-    status: &AgentCommandStatus,
-    _phase: CommandPhase,
-    context: &Context,
-) -> Result<Action, Error> {
+async fn finish(command: &AgentCommand, status: &AgentCommandStatus, context: &Context) -> Result<Action, Error> {
     let commands: Api<AgentCommand> =
         Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());
     if let (Some(keep), Some(finished)) = (command.spec.ttl_after_finished, &status.finished_at) {
@@ -385,11 +383,8 @@ async fn finish(
         return Ok(Action::requeue(left));
     }
     if !command.labels().contains_key(FINISHED_LABEL) {
-        let patch = json!({ "metadata": { "labels": { FINISHED_LABEL: "true" } } });
-        commands
-            .patch(&command.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-            .map_err(while_doing("marking a command as finished"))?;
+        let generation = command.metadata.generation.unwrap_or(0).to_string();
+        mark(&commands, &command.name_any(), &json!(generation)).await?;
     }
     Ok(Action::await_change())
 }

@@ -5,11 +5,11 @@ use crate::api::{
     Action, AgentCommand, Answer, CommandContext, CommandPhase, ConfidenceLevel, Estimate, ExecutionPlanSpec, Intent,
     Interpretation, Mode, OperationKind, Step, Usage,
 };
-use crate::cluster::{Access, Asked, Catalog, ListOptions};
+use crate::cluster::{Access, Catalog, ListOptions};
 use crate::draft::{Draft, ToolCall};
 use crate::plan::{
     Actor, CompiledCall, CompiledStep, Environments, Grounded, Namespace, PlanError, Resolver, answer,
-    approvals_required, check_rights, compile, ground, merge_answers, needed_rights, overall, validate,
+    approvals_required, check_rights, compile, ground, merge_answers, needed_rights, overall, right_to_use, validate,
 };
 use crate::planner::{PlanningInput, Proposal, ToolCatalogue, ToolDescription, Turn, propose};
 use crate::telemetry::{PlannerKind, PlannerResult};
@@ -246,14 +246,7 @@ impl Interpreter<'_> {
         };
         let requester = Actor::requester(requester);
         let account = Actor::service_account(&self.namespace, &self.account);
-        let usage = Asked {
-            verb: "use".to_owned(),
-            group: String::new(),
-            resource: "serviceaccounts".to_owned(),
-            subresource: None,
-            namespace: Some(self.namespace.clone()),
-            name: Some(self.account.clone()),
-        };
+        let usage = right_to_use(&self.namespace, &self.account);
         let needed = needed_rights(catalog, spec);
         check_rights(&self.context.cluster, std::slice::from_ref(&requester), &[usage]).await?;
         check_rights(&self.context.cluster, &[requester, account], &needed).await

@@ -2,6 +2,7 @@
 
 mod command;
 mod context;
+mod finished;
 mod interpret;
 mod notice;
 mod plan;

@@ -1,21 +1,20 @@
-use super::context::{Context, Error, Executions, while_doing};
+use super::context::{Context, Error, Executions};
 use super::provider::Providers;
-use super::{command, plan, provider};
+use super::{command, finished, plan, provider};
 use crate::api::{
-    AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, REQUEST_ANNOTATION,
-    StepState, UndoState,
+    AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, StepState, UndoState,
 };
 use crate::cluster::{Cluster, ClusterError};
 use crate::execute::SnapshotStore;
 use crate::telemetry::server::{self, Served, ServerError};
 use crate::telemetry::{Health, Metrics};
 use futures::StreamExt;
-use kube::core::PartialObjectMeta;
+use kube::api::ListParams;
 use kube::runtime::Controller;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -23,8 +22,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How many finished plans are revisited at the same time.
-const REVISITED_AT_ONCE: usize = 8;
+/// How long reconciliations under way may take to end when the operator is told to stop.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// How the operator runs.
 #[derive(Clone, Debug)]
@@ -88,7 +87,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         .owns(Api::<ExecutionPlan>::all(client.clone()), active())
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     let _ = context.commands.set(commands.store());
-    let commands_known = announce(&health, "commands", commands.store());
+    announce(&health, "commands", Api::<AgentCommand>::all(client.clone()));
 
     let plans = Controller::new(Api::<ExecutionPlan>::all(client.clone()), active())
         .with_config(workers())
@@ -98,31 +97,42 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         })
         .watches(Api::<AgentCommand>::all(client.clone()), active(), plan_of)
         .graceful_shutdown_on(stop.clone().cancelled_owned());
-    let plans_known = announce(&health, "plans", plans.store());
+    announce(&health, "plans", Api::<ExecutionPlan>::all(client.clone()));
 
-    let providers = Controller::new(Api::<ModelProvider>::all(client), watcher::Config::default())
+    let providers = Controller::new(Api::<ModelProvider>::all(client.clone()), watcher::Config::default())
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     let _ = context.model_providers.set(providers.store());
-    let providers_known = announce(&health, "providers", providers.store());
+    announce(&health, "providers", Api::<ModelProvider>::all(client));
 
     let watched = stop.clone();
     let gauges = tokio::spawn(count(context.clone(), watched));
-    let revisiting = tokio::spawn(revisit_finished(context.clone()));
-    // In one task: a store wakes only the last of those who wait for its first list, and its controller is one of them.
-    tokio::join!(
-        commands_known,
-        plans_known,
-        providers_known,
-        commands
-            .run(command::reconcile, on_error::<AgentCommand>, context.clone())
-            .for_each(|done| async { note(done) }),
-        plans.run(plan::reconcile, on_error::<ExecutionPlan>, context.clone()).for_each(|done| async { note(done) }),
-        providers
-            .run(provider::reconcile, on_error::<ModelProvider>, context.clone())
-            .for_each(|done| async { note(done) }),
-    );
+    let work = async {
+        tokio::join!(
+            commands
+                .run(command::reconcile, on_error::<AgentCommand>, context.clone())
+                .for_each(|done| async { note(done) }),
+            plans
+                .run(plan::reconcile, on_error::<ExecutionPlan>, context.clone())
+                .for_each(|done| async { note(done) }),
+            providers
+                .run(provider::reconcile, on_error::<ModelProvider>, context.clone())
+                .for_each(|done| async { note(done) }),
+        );
+    };
+    let archive = async {
+        tokio::join!(finished::commands(context.clone()), finished::plans(context.clone()));
+    };
+    // What is under way may end; a controller that never got its first list would wait for ever.
+    let patience = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        () = work => {}
+        () = archive => {}
+        () = patience => {}
+    }
     gauges.abort();
-    revisiting.abort();
     match serving.await {
         Ok(result) => Ok(result?),
         Err(_) => Ok(()),
@@ -141,67 +151,29 @@ where
 }
 
 /// The plan that a command's `suspend` is about.
+#[expect(clippy::needless_pass_by_value, reason = "the form that a watch's mapper has")]
 fn plan_of(command: AgentCommand) -> Option<ObjectRef<ExecutionPlan>> {
     let reference = command.status.as_ref()?.plan.as_ref()?;
     Some(ObjectRef::new(&reference.name).within(command.metadata.namespace.as_deref().unwrap_or_default()))
 }
 
-/// Reports a part as ready once its first list is in the cache.
-async fn announce<K>(health: &Health, part: &'static str, store: Store<K>)
+/// Reports a part as ready once its kind can be listed: the definition is installed and the rights are there.
+///
+/// The cache's own `wait_until_ready` serves a single waiter, which is the controller.
+fn announce<K>(health: &Health, part: &'static str, objects: Api<K>)
 where
-    K: kube::runtime::reflector::Lookup + Clone + 'static,
-    K::DynamicType: Eq + std::hash::Hash + Clone,
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
-    match store.wait_until_ready().await {
-        Ok(()) => health.ready(part),
-        Err(error) => health.unready(part, error),
-    }
-}
-
-/// Finished plans are out of the controllers' sight. Two things are still to do for them: letting those go that somebody
-/// deletes, which their finalizer would hold for ever, and putting back what somebody wants put back. Nothing is kept in
-/// memory.
-async fn revisit_finished(context: Arc<Context>) {
-    let plans = Api::<PartialObjectMeta<ExecutionPlan>>::all(context.client.clone());
-    let finished = watcher::Config::default().labels(FINISHED_LABEL);
-    let seen = watcher(plans, finished).default_backoff().applied_objects();
-    seen.for_each_concurrent(REVISITED_AT_ONCE, |seen| {
-        let context = Arc::clone(&context);
-        async move {
-            match seen {
-                Ok(plan) if is_wanted_again(&plan) => revisit(&plan, &context).await,
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "the watch on finished plans failed, trying again"),
-            }
+    let health = health.clone();
+    tokio::spawn(async move {
+        let mut pause = Duration::from_millis(200);
+        while let Err(error) = objects.list_metadata(&ListParams::default().limit(1)).await {
+            health.unready(part, error);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
         }
-    })
-    .await;
-}
-
-fn is_wanted_again(plan: &PartialObjectMeta<ExecutionPlan>) -> bool {
-    plan.metadata.deletion_timestamp.is_some() || plan.annotations().contains_key(REQUEST_ANNOTATION)
-}
-
-/// Reconciles one finished plan, until that works.
-async fn revisit(seen: &PartialObjectMeta<ExecutionPlan>, context: &Arc<Context>) {
-    let namespace = seen.namespace().unwrap_or_default();
-    let plans = Api::<ExecutionPlan>::namespaced(context.client.clone(), &namespace);
-    let mut pause = Duration::from_millis(500);
-    loop {
-        let revisited = match plans.get_opt(&seen.name_any()).await {
-            Ok(Some(plan)) if plan.uid() == seen.uid() => {
-                plan::reconcile(Arc::new(plan), Arc::clone(context)).await.map(|_| ())
-            }
-            Ok(_) => Ok(()),
-            Err(error) => Err(while_doing("reading a finished plan")(error)),
-        };
-        let Err(error) = revisited else { return };
-        if !error.is_outdated() {
-            tracing::warn!(namespace, name = seen.name_any(), %error, "a finished plan cannot be revisited, trying again");
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(60));
-    }
+        health.ready(part);
+    });
 }
 
 /// Keeps the gauge of active commands.
@@ -216,6 +188,7 @@ async fn count(context: Arc<Context>, stop: CancellationToken) {
 
 /// What to do when a reconciliation failed: outdated objects come again by themselves, everything else is tried again
 /// with a growing pause.
+#[expect(clippy::needless_pass_by_value, reason = "the form that an error policy has")]
 fn on_error<K: ResourceExt<DynamicType = ()>>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
     if error.is_outdated() {
         return Action::requeue(Duration::from_millis(200));

@@ -41,11 +41,11 @@ impl Action {
     pub fn step(&self) -> &str {
         match self {
             Self::Prepare(step)
+            | Self::Mutate { step, .. }
             | Self::Settle(step)
             | Self::Verify(step)
             | Self::BeginUndo(step)
             | Self::Undo(step) => step,
-            Self::Mutate { step, .. } => step,
             Self::Observe => "",
         }
     }
@@ -286,7 +286,9 @@ impl StepStatus {
                 self.before.clone_from(before);
             }
             Observation::Skipped { message, .. } => end(self, StepState::Skipped, message),
-            Observation::Refused { message, .. } => end(self, StepState::Failed, message),
+            Observation::Refused { message, .. } | Observation::VerifyFailed { message, .. } => {
+                end(self, StepState::Failed, message);
+            }
             Observation::Mutated { result, attempts, .. } => {
                 self.state = StepState::Applied;
                 self.applied_at = Some(now.clone());
@@ -298,7 +300,6 @@ impl StepStatus {
                 end(self, StepState::Failed, message);
             }
             Observation::Verified { message, .. } => end(self, StepState::Completed, message),
-            Observation::VerifyFailed { message, .. } => end(self, StepState::Failed, message),
             Observation::UndoBegun { .. } => {
                 let undo = self.undo.get_or_insert_with(UndoStatus::default);
                 undo.state = UndoState::Running;

@@ -89,11 +89,11 @@ impl Effects {
             let mut objects = std::pin::pin!(objects);
             let pods = self.access.watch_pods(&subject.catalog, &subject.target).await;
             let mut pods = std::pin::pin!(pods.chain(futures::stream::pending()).fuse());
-            let mut live: Option<Value> = None;
+            let mut live: Option<Option<Value>> = None;
             loop {
                 tokio::select! {
                     seen = objects.next() => match seen {
-                        Some(Ok(object)) => live = object,
+                        Some(Ok(object)) => live = Some(object),
                         Some(Err(error)) if error.is_transient() => continue,
                         Some(Err(error)) => return Err(error.to_string()),
                         None => return Err(format!("watching {} ended", subject.target)),
@@ -102,6 +102,8 @@ impl Effects {
                 }
                 // Several events may have come while the last look was taken; one look serves them all.
                 while pods.next().now_or_never().flatten().is_some() {}
+                // Pods may be heard of before the object itself is: then it is not known yet whether there is one.
+                let Some(live) = &live else { continue };
                 match self.look(subject, goal, live.as_ref()).await {
                     Look::There(message) => return Ok(message),
                     Look::NotYet(message) => last = message,
@@ -198,17 +200,18 @@ impl Effects {
         let mut objects = std::pin::pin!(objects.into_stream());
         let pods = self.access.watch_pods(&subject.catalog, &subject.target).await;
         let mut pods = std::pin::pin!(pods.chain(futures::stream::pending()).fuse());
-        let mut live: Option<Value> = None;
+        let mut live: Option<Option<Value>> = None;
         loop {
             tokio::select! {
                 seen = objects.next() => match seen {
-                    Some(Ok(object)) => live = object,
+                    Some(Ok(object)) => live = Some(object),
                     Some(Err(_)) => continue,
                     None => return None,
                 },
                 _ = pods.next() => {}
             }
             while pods.next().now_or_never().flatten().is_some() {}
+            let Some(live) = &live else { continue };
             if live.is_none() {
                 return Some(format!("{} degraded: it is gone", subject.target));
             }

@@ -106,7 +106,10 @@ impl Effects {
         let operation = Operation::patch(subject.target.clone(), subject.subresource(), PatchType::Json, body);
         let options = WriteOptions { uid: now.uid, ..WriteOptions::default() };
         match self.access.perform(&subject.catalog, &operation, &options).await {
-            Ok(_) => Ok(Put::Back(format!("put {} fields of {} back{stays}", snapshot.changes.len(), subject.target))),
+            Ok(_) => {
+                let paths: Vec<&str> = snapshot.changes.iter().map(|change| change.path.as_str()).collect();
+                Ok(Put::Back(format!("put {} of {} back{stays}", listed(&paths), subject.target)))
+            }
             Err(error) if error.is_conflict() => Ok(Put::Again),
             Err(error) => Err(error.into()),
         }
@@ -176,6 +179,16 @@ impl Effects {
             }
         }
         Ok(alive)
+    }
+}
+
+/// `spec.replicas`, or the first of many paths with the number of the others.
+fn listed(paths: &[&str]) -> String {
+    match paths {
+        [] => "nothing".to_owned(),
+        [only] => (*only).to_owned(),
+        [first, second] => format!("{first} and {second}"),
+        [first, rest @ ..] => format!("{first} and {} other fields", rest.len()),
     }
 }
 
