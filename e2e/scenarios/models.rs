@@ -98,7 +98,7 @@ async fn a_good_draft_is_carried_out_and_says_whose_it_is() {
 async fn a_model_cannot_lower_the_risk_of_what_it_proposes() {
     let stage = Stage::set().await;
     stage.apply(&[crate::stage::workload("StatefulSet", "orders-db", "postgres:17", 1)]);
-    let parameters = json!({ "targets": [{ "kind": "statefulset", "name": "orders-db" }] });
+    let parameters = json!({ "target": { "kind": "statefulset", "name": "orders-db" } });
     let call = json!([{ "id": "c1", "tool": "delete", "parameters": parameters, "dependsOn": [], "why": "harmless" }]);
     let provider = Provider::that_says(&stage, Reply::content(draft(&call))).await;
     let command = stage.ask_with("scale checkout to 5", |spec| spec.model_ref = Some(provider.name.clone())).await;
