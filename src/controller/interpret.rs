@@ -135,7 +135,7 @@ impl Interpreter<'_> {
     async fn propose(&self, own: &Namespace) -> Result<Proposal, Error> {
         let spec = &self.command.spec;
         let catalog = self.context.cluster.catalog().await?;
-        let input = PlanningInput {
+        let mut input = PlanningInput {
             request: spec.request.clone(),
             language: spec.language.clone(),
             context: self.place.clone(),
@@ -147,7 +147,15 @@ impl Interpreter<'_> {
         let named = spec.model_ref.as_deref();
         let (planners, first) = self.context.providers.planners(self.context, own, named).await;
         let begun = Instant::now();
-        let proposal = propose(&input, &planners, first.as_deref(), &TOOLS).await;
+        let mut proposal = propose(&input, &planners, first.as_deref(), &TOOLS).await;
+        if asks_back(&proposal.draft).is_some() {
+            // What was not understood may be a kind that was installed a moment ago.
+            let kinds = kind_words(&*self.context.cluster.refresh_catalog().await?);
+            if kinds != input.kinds {
+                input.kinds = kinds;
+                proposal = propose(&input, &planners, first.as_deref(), &TOOLS).await;
+            }
+        }
         let kind = if proposal.proposed_by.model.is_some() { PlannerKind::Model } else { PlannerKind::Builtin };
         let result = if proposal.notes.is_empty() { PlannerResult::Answered } else { PlannerResult::Failed };
         self.context.metrics.planner_asked(kind, result, begun.elapsed());

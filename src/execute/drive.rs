@@ -7,6 +7,7 @@ use futures::{FutureExt, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
+use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -119,7 +120,9 @@ impl Driver {
                 under_way.push(action.clone());
                 let (effects, steps, entries) = (self.effects.clone(), steps.clone(), journal.entries.clone());
                 running.push(async move {
+                    crash_point("before", &action);
                     let observation = effects.perform(&action, &steps, &entries).await;
+                    crash_point("after", &action);
                     (action, observation)
                 });
             }
@@ -284,6 +287,21 @@ impl Driver {
 
 fn changes_cluster(action: &Action) -> bool {
     matches!(action, Action::Mutate { .. } | Action::Undo(_))
+}
+
+/// For tests of the journal only: `COUNTERSIGN_CRASH_AT` names a point (`before-mutation`, `after-mutation`,
+/// `before-undo`, `after-undo`) at which the operator dies at once, the way it does when its machine does.
+fn crash_point(when: &str, action: &Action) {
+    static POINT: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("COUNTERSIGN_CRASH_AT").ok());
+    let Some(point) = POINT.as_deref() else { return };
+    let what = match action {
+        Action::Mutate { .. } => "mutation",
+        Action::Undo(_) => "undo",
+        _ => return,
+    };
+    if point.split_once('-') == Some((when, what)) {
+        std::process::abort();
+    }
 }
 
 fn now() -> Time {
