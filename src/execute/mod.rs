@@ -9,6 +9,7 @@ mod effect;
 pub mod journal;
 mod readiness;
 mod snapshot;
+mod status;
 mod undo;
 
 pub use condition::{ExpressionError, object_satisfies, when_holds};
