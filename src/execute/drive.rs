@@ -1,6 +1,7 @@
 use super::effect::Effects;
 use super::journal::{Action, Bounds, Decision, Journal, Observation, Outcome, Signals, next};
-use crate::api::{ConditionType, ExecutionPlan, ExecutionPlanStatus, PlanPhase, set_condition};
+use super::status::settle_status;
+use crate::api::{ExecutionPlan, ExecutionPlanStatus};
 use crate::approval::ApprovedPlan;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
@@ -90,29 +91,27 @@ impl Driver {
         if self.status.started_at.is_none() {
             self.status.started_at = Some(now());
         }
-        let mut dirty = true;
+        journal.heed(&self.signals.borrow_and_update());
+        // Nothing begins on an outdated journal, not even a preparation, which replaces a snapshot: this write fails when
+        // what this driver was given is not what is stored.
+        self.store(&journal).await?;
+        let mut dirty = false;
         loop {
             let signals = self.signals.borrow_and_update().clone();
-            if let Some(reason) = &signals.rollback {
-                journal.rollback_reason.get_or_insert_with(|| reason.clone());
-            }
-            if journal.rollback_reason.is_some() {
-                // Whoever only looks need not be waited for before things are put back.
-                let waits = |action: &Action| matches!(action, Action::Verify(_) | Action::Observe);
-                under_way.retain(|action| !waits(action));
-            }
+            journal.heed(&signals);
+            under_way.retain(|action| !action.can_be_left(&steps, &journal, &signals));
             let decision = next(&steps, &journal, &under_way, &signals, bounds);
             let actions = match &decision {
                 Decision::Act(actions) => actions.clone(),
                 Decision::End(outcome) => {
-                    self.settle_status(&journal, Some(outcome));
+                    settle_status(&mut self.status, &self.plan, &journal, Some(outcome));
                     self.write().await?;
                     return Ok(outcome.clone());
                 }
             };
             // Only what changes the cluster needs its intent stored first: should the operator stop before the next
             // write, the rest is found out again from the live objects.
-            if dirty && actions.iter().any(changes_cluster) {
+            if dirty && actions.iter().any(Action::changes_cluster) {
                 self.store(&journal).await?;
                 dirty = false;
             }
@@ -157,53 +156,8 @@ impl Driver {
     }
 
     async fn store(&mut self, journal: &Journal) -> Result<(), DriveError> {
-        self.settle_status(journal, None);
+        settle_status(&mut self.status, &self.plan, journal, None);
         self.write().await
-    }
-
-    /// Brings phase, progress and conditions in line with the journal.
-    fn settle_status(&mut self, journal: &Journal, outcome: Option<&Outcome>) {
-        let generation = self.plan.metadata.generation;
-        let (done, all) = journal.progress();
-        let status = &mut self.status;
-        status.steps.clone_from(&journal.entries);
-        status.progress = Some(format!("{done}/{all}"));
-        let phase = phase(journal, outcome, self.plan.spec.observe.is_some());
-        status.phase = Some(phase);
-        let message = match outcome {
-            Some(outcome) => describe(outcome, all),
-            None => match (&journal.rollback_reason, phase) {
-                (Some(reason), _) => reason.clone(),
-                (None, PlanPhase::Observing) => "all steps are done; watching".to_owned(),
-                (None, _) => format!("{done} of {all} steps done"),
-            },
-        };
-        status.message = Some(message.clone());
-        if phase == PlanPhase::Observing && status.verified_at.is_none() {
-            status.verified_at = Some(now());
-        }
-        let reason = format!("{phase:?}");
-        let conditions = &mut status.conditions;
-        let mut set = |kind, value, message: &str| set_condition(conditions, kind, value, &reason, message, generation);
-        let executed = done == all;
-        set(ConditionType::Executed, executed, &message);
-        set(
-            ConditionType::Verified,
-            executed && !matches!(phase, PlanPhase::RollingBack | PlanPhase::RolledBack),
-            &message,
-        );
-        if journal.drifted {
-            set(ConditionType::Drifted, true, &message);
-        }
-        if journal.rollback_reason.is_some() && phase != PlanPhase::Failed && phase != PlanPhase::Drifted {
-            set(ConditionType::RolledBack, phase == PlanPhase::RolledBack, &message);
-        }
-        set(ConditionType::Ready, phase == PlanPhase::Succeeded, &message);
-        set(ConditionType::Reconciling, outcome.is_none(), &message);
-        set(ConditionType::Stalled, outcome.is_some() && phase != PlanPhase::Succeeded, &message);
-        if outcome.is_some() {
-            status.finished_at = Some(now());
-        }
     }
 
     /// Writes the status. Nobody but the operator writes it: when the stored one is not what this driver wrote last,
@@ -269,9 +223,9 @@ impl Driver {
             Observation::Refused { message, drifted: true, .. } => ("Drifted", message.clone(), true),
             Observation::Refused { message, .. } => ("StepRefused", message.clone(), true),
             Observation::Mutated { .. } => ("StepApplied", "carried out; checking the result".to_owned(), false),
-            Observation::MutationFailed { message, .. } | Observation::VerifyFailed { message, .. } => {
-                ("StepFailed", message.clone(), true)
-            }
+            Observation::MutationFailed { message, .. }
+            | Observation::Unsettled { message, .. }
+            | Observation::VerifyFailed { message, .. } => ("StepFailed", message.clone(), true),
             Observation::Verified { message, .. } => ("StepCompleted", message.clone(), false),
             Observation::UndoBegun { .. } => ("UndoStarted", "putting the step back".to_owned(), false),
             Observation::Undone { message, .. } => ("StepRolledBack", message.clone(), false),
@@ -283,10 +237,6 @@ impl Driver {
         // The receiver ends with the operator; then nobody needs to hear of it.
         let _ = self.events.send(event);
     }
-}
-
-fn changes_cluster(action: &Action) -> bool {
-    matches!(action, Action::Mutate { .. } | Action::Undo(_))
 }
 
 /// For tests of the journal only: `COUNTERSIGN_CRASH_AT` names a point (`before-mutation`, `after-mutation`,
@@ -306,31 +256,4 @@ fn crash_point(when: &str, action: &Action) {
 
 fn now() -> Time {
     Time(k8s_openapi::jiff::Timestamp::now())
-}
-
-fn phase(journal: &Journal, outcome: Option<&Outcome>, observes: bool) -> PlanPhase {
-    match outcome {
-        Some(Outcome::Succeeded) => PlanPhase::Succeeded,
-        Some(Outcome::Failed(_)) => PlanPhase::Failed,
-        Some(Outcome::Drifted(_)) => PlanPhase::Drifted,
-        Some(Outcome::RolledBack(_)) => PlanPhase::RolledBack,
-        Some(Outcome::RollbackFailed(_)) => PlanPhase::RollbackFailed,
-        Some(Outcome::Cancelled(_)) => PlanPhase::Cancelled,
-        None if journal.rollback_reason.is_some() => PlanPhase::RollingBack,
-        None => {
-            let (done, all) = journal.progress();
-            if observes && done == all { PlanPhase::Observing } else { PlanPhase::Executing }
-        }
-    }
-}
-
-fn describe(outcome: &Outcome, steps: usize) -> String {
-    match outcome {
-        Outcome::Succeeded if steps == 1 => "the step is done and verified".to_owned(),
-        Outcome::Succeeded => format!("all {steps} steps are done and verified"),
-        Outcome::Failed(reason) => format!("{reason}; nothing was left to put back"),
-        Outcome::Drifted(reason) => format!("nothing was done: {reason}"),
-        Outcome::RolledBack(reason) => format!("{reason}; everything done before was put back"),
-        Outcome::RollbackFailed(reason) | Outcome::Cancelled(reason) => reason.clone(),
-    }
 }

@@ -49,6 +49,29 @@ impl Action {
             Self::Observe => "",
         }
     }
+
+    /// Whether the action writes to the target, so that its intent has to be stored before it begins.
+    #[must_use]
+    pub const fn changes_cluster(&self) -> bool {
+        matches!(self, Self::Mutate { .. } | Self::Undo(_))
+    }
+
+    /// Whether what the action would find out is of no use any more, so that nobody need wait for it.
+    ///
+    /// Only actions that leave no trace can be left: a preparation that stores a snapshot is waited for.
+    #[must_use]
+    pub fn can_be_left(&self, steps: &[Step], journal: &Journal, signals: &Signals) -> bool {
+        let putting_back = journal.rollback_reason.is_some();
+        match self {
+            Self::Observe => putting_back || signals.cancel,
+            Self::Verify(_) => putting_back,
+            Self::Prepare(id) => {
+                let reads = |step: &Step| step.operation.wait.is_some() || step.operation.query.is_some();
+                (putting_back || signals.cancel) && steps.iter().any(|step| step.id == *id && reads(step))
+            }
+            Self::Mutate { .. } | Self::Settle(_) | Self::BeginUndo(_) | Self::Undo(_) => false,
+        }
+    }
 }
 
 /// What an action found or did.
@@ -93,6 +116,16 @@ pub enum Observation {
         /// The step.
         step: String,
         /// The server's words.
+        message: String,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// Whether the mutation landed cannot be found out, or it landed and was partly overwritten since. Whatever of it is
+    /// there is put back.
+    Unsettled {
+        /// The step.
+        step: String,
+        /// Why.
         message: String,
         /// How often it was tried.
         attempts: u32,
@@ -185,8 +218,10 @@ pub struct Journal {
     pub observed: bool,
     /// Why everything is put back, once it is.
     pub rollback_reason: Option<String>,
-    /// Whether the cluster had moved.
+    /// Whether the cluster had moved, and that is why the plan ends.
     pub drifted: bool,
+    /// The steps that this very process prepared: their mutation cannot have been sent before.
+    pub prepared_here: BTreeSet<String>,
 }
 
 impl Journal {
@@ -203,9 +238,18 @@ impl Journal {
             .collect();
         let failed = entries.iter().find(|entry| entry.state == StepState::Failed).map(failure);
         let was_putting_back = status.phase == Some(PlanPhase::RollingBack);
-        let rollback_reason = failed.or_else(|| was_putting_back.then(|| status.message.clone().unwrap_or_default()));
+        // What set the rollback off is in the message; steps that failed meanwhile only tell what came of it.
+        let stored_reason = status.message.clone().filter(|_| was_putting_back);
+        let rollback_reason = stored_reason.or(failed).or_else(|| was_putting_back.then(String::new));
         let drifted = condition_is_true(&status.conditions, ConditionType::Drifted);
-        Self { entries, observed: false, rollback_reason, drifted }
+        Self { entries, observed: false, rollback_reason, drifted, prepared_here: BTreeSet::new() }
+    }
+
+    /// Takes note of what people asked for. A rollback that was asked for once is not taken back.
+    pub fn heed(&mut self, signals: &Signals) {
+        if let Some(reason) = &signals.rollback {
+            self.rollback_reason.get_or_insert_with(|| reason.clone());
+        }
     }
 
     /// The entry of a step.
@@ -231,7 +275,11 @@ impl Journal {
             return;
         }
         let drifted = matches!(observation, Observation::Refused { drifted: true, .. });
-        self.drifted |= drifted;
+        // What else goes wrong once the plan is being put back is not why it ends.
+        self.drifted |= drifted && self.rollback_reason.is_none();
+        if let Observation::Prepared { step, .. } = observation {
+            self.prepared_here.insert(step.clone());
+        }
         let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == observation.step()) else { return };
         entry.note(observation, now);
         if entry.state == StepState::Failed {
@@ -255,6 +303,7 @@ impl Observation {
             | Self::Refused { step, .. }
             | Self::Mutated { step, .. }
             | Self::MutationFailed { step, .. }
+            | Self::Unsettled { step, .. }
             | Self::Verified { step, .. }
             | Self::VerifyFailed { step, .. }
             | Self::UndoBegun { step }
@@ -270,6 +319,12 @@ impl StepStatus {
     #[must_use]
     pub fn landed(&self) -> bool {
         self.applied_at.is_some()
+    }
+
+    /// Whether there may be something to put back: the mutation landed, or nobody knows.
+    #[must_use]
+    pub fn may_have_landed(&self) -> bool {
+        self.landed() || self.undo.is_some()
     }
 
     fn note(&mut self, observation: &Observation, now: &Time) {
@@ -299,6 +354,11 @@ impl StepStatus {
                 self.attempts += attempts;
                 end(self, StepState::Failed, message);
             }
+            Observation::Unsettled { message, attempts, .. } => {
+                self.attempts += attempts;
+                end(self, StepState::Failed, message);
+                self.undo = Some(UndoStatus::default());
+            }
             Observation::Verified { message, .. } => end(self, StepState::Completed, message),
             Observation::UndoBegun { .. } => {
                 let undo = self.undo.get_or_insert_with(UndoStatus::default);
@@ -308,7 +368,12 @@ impl StepStatus {
                 self.end_undo(UndoState::Done, message, now);
                 self.state = StepState::RolledBack;
             }
-            Observation::UndoFailed { message, .. } => self.end_undo(UndoState::Failed, message, now),
+            Observation::UndoFailed { message, .. } => {
+                self.end_undo(UndoState::Failed, message, now);
+                if self.state == StepState::Applied {
+                    end(self, StepState::Failed, "it was not checked any more, because the plan was being put back");
+                }
+            }
             Observation::Observed { .. } => {}
         }
     }
@@ -349,7 +414,10 @@ pub fn next(steps: &[Step], journal: &Journal, under_way: &[Action], signals: &S
     for entry in journal.entries.iter().filter(|entry| !busy.contains(entry.id.as_str())) {
         let id = entry.id.clone();
         match entry.state {
-            StepState::Running if room > 0 => actions.push(Action::Mutate { step: id, recovering: true }),
+            StepState::Running if room > 0 => {
+                let recovering = !journal.prepared_here.contains(&id);
+                actions.push(Action::Mutate { step: id, recovering });
+            }
             StepState::Applied if room > 0 => actions.push(Action::Verify(id)),
             _ => continue,
         }
@@ -400,7 +468,7 @@ fn put_back(steps: &[Step], journal: &Journal, busy: &BTreeSet<&str>, signals: &
     }
     for id in order(steps).into_iter().rev() {
         let Some(entry) = journal.entry(id) else { continue };
-        if !entry.landed() {
+        if !entry.may_have_landed() {
             continue;
         }
         match entry.undo.as_ref().map(|undo| undo.state) {
@@ -425,8 +493,10 @@ fn ended_back(journal: &Journal, signals: &Signals) -> Outcome {
     if !failed.is_empty() {
         return Outcome::RollbackFailed(format!("{reason}; could not put back: {}", failed.join("; ")));
     }
-    match (journal.entries.iter().any(StepStatus::landed), journal.drifted) {
+    match (journal.entries.iter().any(StepStatus::may_have_landed), journal.drifted) {
         (true, _) => Outcome::RolledBack(reason),
+        // Drift makes the command plan anew, which is not what somebody who cancels wants.
+        (false, true) if signals.cancel => Outcome::Cancelled(format!("cancelled before anything was done; {reason}")),
         (false, true) => Outcome::Drifted(reason),
         (false, false) => Outcome::Failed(reason),
     }
@@ -453,3 +523,6 @@ pub fn order(steps: &[Step]) -> Vec<&str> {
     }
     ordered
 }
+
+#[cfg(test)]
+mod tests;

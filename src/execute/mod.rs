@@ -10,6 +10,7 @@ mod fence;
 pub mod journal;
 mod readiness;
 mod snapshot;
+mod status;
 mod undo;
 
 pub use condition::{ExpressionError, object_satisfies, when_holds};

@@ -1,0 +1,393 @@
+//! A cluster of one object a step, and an operator that may stop between any two moments.
+//!
+//! [`Simulation`] follows the loop of `drive.rs`: the same calls in the same order, with the write-ahead rule, but each
+//! write, each effect and each answer is a moment of its own, and [`Choices`] say what happens in it.
+
+use crate::api::{
+    ExecutionPlan, ExecutionPlanSpec, ExecutionPlanStatus, ObjectRef, Observe, Operation, ResourceId, Step, StepState,
+    WaitUntil,
+};
+use crate::execute::journal::{Action, Bounds, Decision, Journal, Observation, Outcome, Signals, next, order};
+use crate::execute::status::settle_status;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What becomes of a step, whenever it is tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Fate {
+    #[default]
+    Fine,
+    /// Its `when` is false, or what it wants already is so.
+    Skipped,
+    Refused,
+    Drifted,
+    /// The server refuses the mutation.
+    NotCarriedOut,
+    /// It lands, the answer is lost, and the object cannot be read.
+    LandedUnknown,
+    /// It does not land, and that cannot be found out.
+    NotLandedUnknown,
+    /// It lands, and the object does not get ready.
+    NeverReady,
+    /// A wait that is over at once.
+    Wait,
+    /// A wait that fails.
+    WaitFails,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Script {
+    pub depends_on: Vec<usize>,
+    pub fate: Fate,
+    pub undo_refused: bool,
+}
+
+/// What happens in the next moment. A tape that has run out lets everything take its course.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Choices {
+    tape: Vec<u8>,
+    at: usize,
+}
+
+impl Choices {
+    pub fn new(tape: Vec<u8>) -> Self {
+        Self { tape, at: 0 }
+    }
+
+    fn quiet(&self) -> bool {
+        self.at >= self.tape.len()
+    }
+
+    fn take(&mut self) -> u8 {
+        let choice = self.tape.get(self.at).copied().unwrap_or(0);
+        self.at += 1;
+        choice
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::from(self.take()) % bound.max(1)
+    }
+}
+
+/// An action that was begun: its effect takes place at one moment, and its answer arrives at a later one.
+#[derive(Clone, Debug)]
+struct Begun {
+    action: Action,
+    answer: Option<Observation>,
+}
+
+/// What may come from outside.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Weather {
+    pub crashes: bool,
+    pub signals: bool,
+    /// The operator stops right after this write or effect, counted from 1.
+    pub crash_at: Option<usize>,
+}
+
+pub(super) struct Simulation {
+    plan: ExecutionPlan,
+    steps: Vec<Step>,
+    scripts: BTreeMap<String, Script>,
+    bounds: Bounds,
+    /// Whether a watched workload degrades, and whether everything is put back for it.
+    pub degrades: Option<bool>,
+    pub signals: Signals,
+    weather: Weather,
+    choices: Choices,
+    /// What is stored: it outlives the operator, as the cluster does.
+    pub status: ExecutionPlanStatus,
+    snapshots: BTreeSet<String>,
+    pub landed: Vec<String>,
+    pub undone: Vec<String>,
+    pub undo_refused: BTreeSet<String>,
+    /// How many writes and effects there were.
+    pub moments: usize,
+    pub lives: usize,
+    /// What happened, a line each.
+    pub log: Vec<String>,
+}
+
+/// The operator stopped.
+struct Crash;
+
+impl Simulation {
+    pub fn new(scripts: Vec<Script>, choices: Choices, weather: Weather, bounds: Bounds) -> Self {
+        let id = |at: usize| format!("s{}", at + 1);
+        let step = |(at, script): (usize, &Script)| {
+            let target =
+                ObjectRef { api_version: "v1".into(), kind: "ConfigMap".into(), namespace: None, name: id(at) };
+            let operation = match script.fate {
+                Fate::Wait | Fate::WaitFails => Operation::wait(target, WaitUntil::Ready),
+                _ => Operation::delete(target),
+            };
+            let depends_on = script.depends_on.iter().map(|at| id(*at)).collect();
+            Step { id: id(at), depends_on, operation, ..Step::default() }
+        };
+        let steps: Vec<Step> = scripts.iter().enumerate().map(step).collect();
+        let window = std::time::Duration::from_secs(60);
+        let observe = bounds.observe.then(|| Observe { duration: window.into(), rollback_on_degraded: true });
+        let spec = ExecutionPlanSpec { steps: steps.clone(), observe, ..ExecutionPlanSpec::default() };
+        Self {
+            plan: ExecutionPlan::new("p", spec),
+            scripts: scripts.into_iter().enumerate().map(|(at, script)| (id(at), script)).collect(),
+            steps,
+            bounds,
+            degrades: None,
+            signals: Signals::default(),
+            weather,
+            choices,
+            status: ExecutionPlanStatus::default(),
+            snapshots: BTreeSet::new(),
+            landed: Vec::new(),
+            undone: Vec::new(),
+            undo_refused: BTreeSet::new(),
+            moments: 0,
+            lives: 0,
+            log: Vec::new(),
+        }
+    }
+
+    /// Goes on after the end, on a new tape.
+    pub fn take_up(&mut self, choices: Choices, weather: Weather) {
+        self.choices = choices;
+        self.weather = weather;
+    }
+
+    /// Runs one operator after the other until the plan has ended.
+    pub fn run(&mut self) -> Outcome {
+        loop {
+            self.lives += 1;
+            match self.live() {
+                Ok(outcome) => return outcome,
+                Err(Crash) => self.log.push("the operator stops".to_owned()),
+            }
+        }
+    }
+
+    pub fn fate(&self, step: &str) -> Fate {
+        self.scripts.get(step).map(|script| script.fate).unwrap_or_default()
+    }
+
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    pub fn scripts(&self) -> impl Iterator<Item = &Script> {
+        self.scripts.values()
+    }
+
+    /// One life of the operator: what `Driver::run` does.
+    fn live(&mut self) -> Result<Outcome, Crash> {
+        let mut journal = Journal::new(&self.steps, &self.status);
+        let mut under_way: Vec<Begun> = Vec::new();
+        journal.heed(&self.signals);
+        self.store(&journal, None)?;
+        let mut dirty = false;
+        for _ in 0..20_000 {
+            let signals = self.signals.clone();
+            journal.heed(&signals);
+            under_way.retain(|begun| !begun.action.can_be_left(&self.steps, &journal, &signals));
+            let actions = match self.decide(&journal, &under_way, &signals) {
+                Decision::End(outcome) => {
+                    self.store(&journal, Some(&outcome))?;
+                    return Ok(outcome);
+                }
+                Decision::Act(actions) => actions,
+            };
+            if dirty && actions.iter().any(Action::changes_cluster) {
+                self.store(&journal, None)?;
+                dirty = false;
+            }
+            for action in actions {
+                self.check_beginning(&action, &journal);
+                under_way.push(Begun { action, answer: None });
+            }
+            assert!(under_way.len() <= self.bounds.parallel, "too many at once: {under_way:?}");
+            dirty = self.moment(&mut journal, &mut under_way, dirty)?;
+        }
+        panic!("no end was reached:\n{}", self.log.join("\n"));
+    }
+
+    fn decide(&self, journal: &Journal, under_way: &[Begun], signals: &Signals) -> Decision {
+        let actions: Vec<Action> = under_way.iter().map(|begun| begun.action.clone()).collect();
+        let decision = next(&self.steps, journal, &actions, signals, self.bounds);
+        assert_eq!(decision, next(&self.steps, journal, &actions, signals, self.bounds), "not a function");
+        decision
+    }
+
+    /// One thing happens: somebody asks for something, a write in passing, an effect, an answer, or the operator stops.
+    /// Whether there is news then that is not stored.
+    fn moment(&mut self, journal: &mut Journal, under_way: &mut Vec<Begun>, dirty: bool) -> Result<bool, Crash> {
+        if self.choices.quiet() {
+            self.signals.suspended = false;
+        }
+        match self.choices.take() {
+            1..=20 if self.weather.signals => self.signals.suspended = !self.signals.suspended,
+            21..=24 if self.weather.signals => self.signals.cancel = !self.signals.cancel,
+            25..=28 if self.weather.signals => self.signals.rollback = Some("putting back was asked for".to_owned()),
+            29..=31 if self.weather.signals => self.signals.rollback = None,
+            32..=60 if self.weather.crashes => return Err(Crash),
+            61..=80 if dirty => {
+                self.store(journal, None)?;
+                return Ok(false);
+            }
+            _ if under_way.is_empty() => {}
+            _ => {
+                let at = self.choices.below(under_way.len());
+                if let Some(observation) = under_way[at].answer.clone() {
+                    under_way.remove(at);
+                    self.log.push(format!("  {}", name(&observation)));
+                    journal.apply(&observation, &Time(Timestamp::UNIX_EPOCH));
+                    return Ok(true);
+                }
+                let action = under_way[at].action.clone();
+                under_way[at].answer = Some(self.take_effect(&action)?);
+            }
+        }
+        Ok(dirty)
+    }
+
+    fn passes(&mut self) -> Result<(), Crash> {
+        self.moments += 1;
+        if self.weather.crash_at == Some(self.moments) { Err(Crash) } else { Ok(()) }
+    }
+
+    fn store(&mut self, journal: &Journal, outcome: Option<&Outcome>) -> Result<(), Crash> {
+        settle_status(&mut self.status, &self.plan, journal, outcome);
+        self.log.push("  stored".to_owned());
+        if outcome.is_some() {
+            // There is nothing left to take up.
+            return Ok(());
+        }
+        self.passes()
+    }
+
+    /// What may never happen, checked as an action begins.
+    fn check_beginning(&mut self, action: &Action, journal: &Journal) {
+        self.log.push(format!("{action:?}"));
+        if journal.rollback_reason.is_some() {
+            let puts_back = matches!(action, Action::Settle(_) | Action::BeginUndo(_) | Action::Undo(_));
+            assert!(puts_back, "{action:?} began while the plan was being put back");
+        }
+        if let Action::Prepare(id) = action {
+            let step = self.steps.iter().find(|step| step.id == *id).unwrap();
+            for earlier in &step.depends_on {
+                let state = journal.entry(earlier).unwrap().state;
+                assert!(matches!(state, StepState::Completed | StepState::Skipped), "{id} began, {earlier} is {state}");
+            }
+            assert!(!self.signals.cancel && !self.signals.suspended, "{id} began although it was to wait");
+        }
+        if *action == Action::Observe {
+            let (done, all) = journal.progress();
+            assert_eq!(done, all, "watching began too early");
+        }
+    }
+
+    /// The effect takes place at the cluster; the operator may stop before it hears of it.
+    fn take_effect(&mut self, action: &Action) -> Result<Observation, Crash> {
+        let step = action.step().to_owned();
+        let fate = self.fate(&step);
+        let stored = self.status.steps.iter().find(|entry| entry.id == step).cloned().unwrap_or_default();
+        let result = ResourceId { uid: Some(step.clone()), resource_version: None };
+        let message = format!("{fate:?}");
+        let there = self.landed.contains(&step);
+        let unknown = matches!(fate, Fate::LandedUnknown | Fate::NotLandedUnknown);
+        let observation = match action {
+            Action::Prepare(_) => {
+                assert!(!there, "the snapshot of {step} would be taken after its mutation");
+                match fate {
+                    Fate::Skipped => Observation::Skipped { step, message },
+                    Fate::Refused | Fate::WaitFails => Observation::Refused { step, message, drifted: false },
+                    Fate::Drifted => Observation::Refused { step, message, drifted: true },
+                    Fate::Wait => Observation::Verified { step, message },
+                    _ => {
+                        self.snapshots.insert(step.clone());
+                        Observation::Prepared { step: step.clone(), snapshot: Some(step), before: None }
+                    }
+                }
+            }
+            Action::Mutate { recovering, .. } => {
+                assert!(self.snapshots.contains(&step), "{step} was changed without a snapshot");
+                assert_eq!(stored.state, StepState::Running, "{step} was changed before its intent was stored");
+                assert!(*recovering || !there, "{step} would be changed twice");
+                let lands = !matches!(fate, Fate::NotCarriedOut | Fate::NotLandedUnknown);
+                if lands && !there {
+                    self.landed.push(step.clone());
+                }
+                if unknown {
+                    Observation::Unsettled { step, message, attempts: 4 }
+                } else if lands {
+                    Observation::Mutated { step, result, attempts: u32::from(!there) }
+                } else {
+                    Observation::MutationFailed { step, message, attempts: 1 }
+                }
+            }
+            Action::Settle(_) if unknown => Observation::Unsettled { step, message, attempts: 0 },
+            Action::Settle(_) if there => Observation::Mutated { step, result, attempts: 0 },
+            Action::Settle(_) => Observation::MutationFailed { step, message, attempts: 0 },
+            Action::Verify(_) if fate == Fate::NeverReady => Observation::VerifyFailed { step, message },
+            Action::Verify(_) => {
+                assert!(there, "{step} was verified, and had not landed");
+                Observation::Verified { step, message }
+            }
+            Action::BeginUndo(_) => Observation::UndoBegun { step },
+            Action::Undo(_) => {
+                assert!(stored.undo.is_some(), "{step} was put back before the intent was stored");
+                self.put_back(step)
+            }
+            Action::Observe => {
+                let degraded = self.degrades.map(|_| "web degraded".to_owned());
+                Observation::Observed { degraded, rolls_back: self.degrades == Some(true) }
+            }
+        };
+        self.passes()?;
+        Ok(observation)
+    }
+
+    fn put_back(&mut self, step: String) -> Observation {
+        if self.scripts[&step].undo_refused {
+            self.undo_refused.insert(step.clone());
+            return Observation::UndoFailed { step, message: "forbidden".to_owned() };
+        }
+        if self.landed.contains(&step) && !self.undone.contains(&step) {
+            for later in self.dependents(&step) {
+                let settled = !self.landed.contains(&later) || self.undone.contains(&later);
+                assert!(settled || self.undo_refused.contains(&later), "{step} was put back before {later}");
+            }
+            self.undone.push(step.clone());
+        }
+        Observation::Undone { step, message: "put back".to_owned() }
+    }
+
+    /// All steps that come after `step`, directly or not.
+    fn dependents(&self, step: &str) -> BTreeSet<String> {
+        let mut found: BTreeSet<String> = BTreeSet::new();
+        for id in order(&self.steps) {
+            let known = self.steps.iter().find(|known| known.id == id).unwrap();
+            if known.depends_on.iter().any(|earlier| earlier == step || found.contains(earlier)) {
+                found.insert(id.to_owned());
+            }
+        }
+        found
+    }
+
+    /// The stored journal as people would read it.
+    pub fn print(&self) -> String {
+        let entries = self.status.steps.iter().map(|entry| {
+            let message = entry.message.as_ref().map(|message| format!(" ({message})")).unwrap_or_default();
+            let undo = entry.undo.as_ref().map(|undo| format!(", undo {:?}", undo.state)).unwrap_or_default();
+            format!("{} {}{message}{undo}", entry.id, entry.state)
+        });
+        let phase = self.status.phase.unwrap();
+        let message = self.status.message.clone().unwrap();
+        entries.chain([format!("{phase}: {message}")]).collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn name(observation: &Observation) -> String {
+    let text = format!("{observation:?}");
+    let name = text.split([' ', '{']).next().unwrap_or_default();
+    format!("{name} {}", observation.step()).trim_end().to_owned()
+}
