@@ -98,7 +98,7 @@ fn the_chart_passes_lint_under_all_switches() {
 fn values_that_nobody_knows_are_refused() {
     for (value, word) in [
         ("replica=2", "replica"),
-        ("replicas=2", "/replicas"),
+        ("replicas=11", "/replicas"),
         ("admission.mutatingPolicies.enabled=maybe", "boolean"),
         ("image.digest=latest", "digest"),
         ("port=80", "/port"),

@@ -104,7 +104,7 @@ pub fn judge(plan: &ExecutionPlan, digest: &str, need: u32, approvals: &[PlanApp
                     by.push(approver.to_owned());
                 }
                 Decision::Deny if denied.is_none() => {
-                    denied = Some((approver.to_owned(), approval.spec.reason.clone()))
+                    denied = Some((approver.to_owned(), approval.spec.reason.clone()));
                 }
                 Decision::Deny => {}
             }

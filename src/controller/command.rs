@@ -1,4 +1,5 @@
 use super::context::{Context, Error, while_doing};
+use super::finished::mark;
 use super::interpret::{Made, interpret};
 use super::notice::notice;
 use crate::api::{
@@ -8,7 +9,7 @@ use crate::api::{
 use crate::plan::digest;
 use crate::telemetry::{AuditAction, AuditEvent, audit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, PostParams};
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
@@ -19,6 +20,8 @@ use std::time::Duration;
 
 /// How often a plan is made anew because the cluster had moved before it began.
 const MAX_REPLANS: u32 = 3;
+/// How soon an object is looked at again that the cache shows in an old state.
+const OUTDATED: Duration = Duration::from_millis(200);
 
 /// Moves a command to its next phase.
 pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>) -> Result<Action, Error> {
@@ -39,7 +42,7 @@ pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>)
             begin(&command, &context, asked, 0).await
         }
         (true, _, _) => begin(&command, &context, asked, 0).await,
-        (false, Some(phase), _) if phase.is_final() => finish(&command, &status, phase, &context).await,
+        (false, Some(phase), _) if phase.is_final() => finish(&command, &status, &context).await,
         (false, Some(CommandPhase::NeedsClarification), _) => Ok(Action::await_change()),
         (false, _, Some(plan)) if phase_of(&plan) == PlanPhase::Drifted => {
             replan(&command, status, &context, asked).await
@@ -51,7 +54,7 @@ pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>)
 
 /// What makes another plan when it changes: all of the spec but what people say about the outcome, how long the command
 /// is kept, and whether it pauses.
-fn request_digest(spec: &AgentCommandSpec) -> String {
+pub(super) fn request_digest(spec: &AgentCommandSpec) -> String {
     let asked = AgentCommandSpec {
         feedback: None,
         suspend: false,
@@ -119,6 +122,9 @@ async fn begin(command: &AgentCommand, context: &Context, asked: String, replans
         replans: (replans > 0).then_some(replans),
         ..AgentCommandStatus::default()
     };
+    if is_outdated(command, context).await? {
+        return Ok(Action::requeue(OUTDATED));
+    }
     audit_command(
         command,
         AuditAction::Requested,
@@ -185,6 +191,15 @@ async fn begin(command: &AgentCommand, context: &Context, asked: String, replans
     }
 }
 
+/// Whether the cache lags behind: what was written a moment ago, a new plan say, brings the command back before the write
+/// itself is seen, and planning anew would cost, and tell, everything twice.
+async fn is_outdated(command: &AgentCommand, context: &Context) -> Result<bool, Error> {
+    let commands: Api<AgentCommand> =
+        Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());
+    let current = commands.get_metadata_opt(&command.name_any()).await.map_err(while_doing("reading the command"))?;
+    Ok(current.is_none_or(|current| current.resource_version() != command.resource_version()))
+}
+
 async fn replan(
     command: &AgentCommand,
     mut status: AgentCommandStatus,
@@ -222,34 +237,55 @@ async fn create_plan(
     let digest = digest::digest(&plan.spec).map_err(|error| Error::Digest(error.to_string()))?;
     context.note_assessed(&digest);
     let plans = plans(command, context);
-    match plans.create(&PostParams::default(), &plan).await {
-        Ok(plan) => {
+    match store_plan(command, &plans, &plan).await? {
+        Stored::New(plan) => {
             notice(context, &plan, false, "Planned", "Plan", &plan.spec.summary).await;
             Ok(plan)
         }
-        // The operator stopped between creating the plan and writing it down, or somebody took the name.
-        Err(kube::Error::Api(status)) if status.code == 409 => {
-            let existing = plans.get(&name).await.map_err(while_doing("reading an existing plan"))?;
-            let ours =
-                existing.owner_references().iter().any(|owner| Some(&owner.uid) == command.metadata.uid.as_ref());
-            if ours && existing.spec == plan.spec {
-                return Ok(existing);
+        Stored::Before(plan) => Ok(plan),
+        Stored::NameTaken => {
+            let uid = command.uid().unwrap_or_default();
+            plan.metadata.name = Some(format!("{name}-{}", uid.get(..8).unwrap_or(&uid)));
+            match store_plan(command, &plans, &plan).await? {
+                Stored::New(plan) | Stored::Before(plan) => Ok(plan),
+                Stored::NameTaken => Err(Error::NameTaken(plan.name_any())),
             }
-            if ours && !has_begun(&existing) {
-                let uid = existing.uid();
-                plans
-                    .delete(
-                        &name,
-                        &DeleteParams::default()
-                            .preconditions(kube::api::Preconditions { uid, resource_version: None }),
-                    )
-                    .await
-                    .map_err(while_doing("removing a plan of the same name that never began"))?;
-            }
-            Err(Error::Api { doing: "creating the plan", source: Box::new(kube::Error::Api(status)) })
         }
-        Err(error) => Err(while_doing("creating the plan")(error)),
     }
+}
+
+/// What came of storing a plan.
+enum Stored {
+    /// It was created.
+    New(ExecutionPlan),
+    /// It was there already: the operator stopped between creating it and writing that down.
+    Before(ExecutionPlan),
+    /// Another command, or a person, has a plan of that name.
+    NameTaken,
+}
+
+async fn store_plan(command: &AgentCommand, plans: &Api<ExecutionPlan>, plan: &ExecutionPlan) -> Result<Stored, Error> {
+    let name = plan.name_any();
+    let refused = match plans.create(&PostParams::default(), plan).await {
+        Ok(plan) => return Ok(Stored::New(plan)),
+        Err(kube::Error::Api(status)) if status.code == 409 => kube::Error::Api(status),
+        Err(error) => return Err(while_doing("creating the plan")(error)),
+    };
+    let existing = plans.get(&name).await.map_err(while_doing("reading an existing plan"))?;
+    if !existing.owner_references().iter().any(|owner| Some(&owner.uid) == command.metadata.uid.as_ref()) {
+        return Ok(Stored::NameTaken);
+    }
+    if existing.spec == plan.spec && existing.metadata.deletion_timestamp.is_none() {
+        return Ok(Stored::Before(existing));
+    }
+    if !has_begun(&existing) {
+        let preconditions = kube::api::Preconditions { uid: existing.uid(), resource_version: None };
+        plans
+            .delete(&name, &DeleteParams::default().preconditions(preconditions))
+            .await
+            .map_err(while_doing("removing a plan of the same name that never began"))?;
+    }
+    Err(while_doing("creating the plan")(refused))
 }
 
 /// Plan names leave room for the generation within the 253 characters of a name.
@@ -285,7 +321,9 @@ async fn follow(
         PlanPhase::Expired => CommandPhase::Expired,
         PlanPhase::Cancelled | PlanPhase::Superseded => CommandPhase::Cancelled,
     };
-    if plan.status.as_ref().and_then(|status| status.phase).is_none() && status.phase.is_some() {
+    let not_looked_at = plan.status.as_ref().and_then(|status| status.phase).is_none() && status.phase.is_some();
+    let about_to_be_put_back = status.phase == Some(CommandPhase::RollingBack) && plan_phase == PlanPhase::Succeeded;
+    if not_looked_at || about_to_be_put_back {
         return Ok(Action::await_change());
     }
     let said = plan.status.as_ref().and_then(|status| status.message.clone()).unwrap_or_default();
@@ -325,16 +363,11 @@ async fn end(
     let took = took.and_then(|took| Duration::try_from(took).ok()).unwrap_or_default();
     context.metrics.request_finished(phase, intent, took);
     audit_command(command, AuditAction::Finished, None, &phase.to_string());
-    finish(command, &written, phase, context).await
+    finish(command, &written, context).await
 }
 
 /// Marks a finished command, so that watches leave it out; removes it when its time is over.
-async fn finish(
-    command: &AgentCommand,
-    status: &AgentCommandStatus,
-    _phase: CommandPhase,
-    context: &Context,
-) -> Result<Action, Error> {
+async fn finish(command: &AgentCommand, status: &AgentCommandStatus, context: &Context) -> Result<Action, Error> {
     let commands: Api<AgentCommand> =
         Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());
     if let (Some(keep), Some(finished)) = (command.spec.ttl_after_finished, &status.finished_at) {
@@ -350,11 +383,8 @@ async fn finish(
         return Ok(Action::requeue(left));
     }
     if !command.labels().contains_key(FINISHED_LABEL) {
-        let patch = json!({ "metadata": { "labels": { FINISHED_LABEL: "true" } } });
-        commands
-            .patch(&command.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-            .map_err(while_doing("marking a command as finished"))?;
+        let generation = command.metadata.generation.unwrap_or(0).to_string();
+        mark(&commands, &command.name_any(), &json!(generation)).await?;
     }
     Ok(Action::await_change())
 }

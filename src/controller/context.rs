@@ -1,3 +1,4 @@
+use super::leader::Leadership;
 use super::provider::Providers;
 use crate::api::{AgentCommand, ExecutionPlan, ModelProvider};
 use crate::cluster::{Cluster, ClusterError};
@@ -10,6 +11,7 @@ use kube::runtime::reflector::Store;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 /// What every reconciler shares.
 pub(super) struct Context {
@@ -24,6 +26,10 @@ pub(super) struct Context {
     pub commands: OnceLock<Store<AgentCommand>>,
     pub model_providers: OnceLock<Store<ModelProvider>>,
     pub executions: Executions,
+    /// Plans under execution, so that the lease is not given back before they have stopped.
+    pub tasks: TaskTracker,
+    /// The word that this replica leads.
+    pub leadership: Leadership,
     /// Digests of plans that this process assessed when it made them, so that they need no second look.
     pub assessed: Mutex<HashMap<String, std::time::Instant>>,
 }
@@ -56,6 +62,11 @@ impl Executions {
             changed
         });
         true
+    }
+
+    /// Stops all executions where they are; their journals say how they go on.
+    pub fn stop(&self) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     pub fn end(&self, uid: &str) {
@@ -103,6 +114,11 @@ pub(super) enum Error {
     Snapshot(#[from] SnapshotError),
     #[error("the digest could not be computed: {0}")]
     Digest(String),
+    /// The name of a plan belongs to somebody else's.
+    #[error(
+        "plan {0} exists already and belongs to another request; delete it, or make the request under another name"
+    )]
+    NameTaken(String),
 }
 
 /// Gives a Kubernetes error the story of what was being done.

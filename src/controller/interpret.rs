@@ -5,11 +5,11 @@ use crate::api::{
     Action, AgentCommand, Answer, CommandContext, CommandPhase, ConfidenceLevel, Estimate, ExecutionPlanSpec, Intent,
     Interpretation, Mode, OperationKind, Step, Usage,
 };
-use crate::cluster::{Access, Asked, Catalog, ListOptions};
+use crate::cluster::{Access, Catalog, ListOptions};
 use crate::draft::{Draft, ToolCall};
 use crate::plan::{
     Actor, CompiledCall, CompiledStep, Environments, Grounded, Namespace, PlanError, Resolver, answer,
-    approvals_required, check_rights, compile, ground, merge_answers, needed_rights, overall, validate,
+    approvals_required, check_rights, compile, ground, merge_answers, needed_rights, overall, right_to_use, validate,
 };
 use crate::planner::{PlanningInput, Proposal, ToolCatalogue, ToolDescription, Turn, propose};
 use crate::telemetry::{PlannerKind, PlannerResult};
@@ -135,7 +135,7 @@ impl Interpreter<'_> {
     async fn propose(&self, own: &Namespace) -> Result<Proposal, Error> {
         let spec = &self.command.spec;
         let catalog = self.context.cluster.catalog().await?;
-        let input = PlanningInput {
+        let mut input = PlanningInput {
             request: spec.request.clone(),
             language: spec.language.clone(),
             context: self.place.clone(),
@@ -147,7 +147,15 @@ impl Interpreter<'_> {
         let named = spec.model_ref.as_deref();
         let (planners, first) = self.context.providers.planners(self.context, own, named).await;
         let begun = Instant::now();
-        let proposal = propose(&input, &planners, first.as_deref(), &TOOLS).await;
+        let mut proposal = propose(&input, &planners, first.as_deref(), &TOOLS).await;
+        if asks_back(&proposal.draft).is_some() {
+            // What was not understood may be a kind that was installed a moment ago.
+            let kinds = kind_words(&*self.context.cluster.refresh_catalog().await?);
+            if kinds != input.kinds {
+                input.kinds = kinds;
+                proposal = propose(&input, &planners, first.as_deref(), &TOOLS).await;
+            }
+        }
         let kind = if proposal.proposed_by.model.is_some() { PlannerKind::Model } else { PlannerKind::Builtin };
         let result = if proposal.notes.is_empty() { PlannerResult::Answered } else { PlannerResult::Failed };
         self.context.metrics.planner_asked(kind, result, begun.elapsed());
@@ -246,14 +254,7 @@ impl Interpreter<'_> {
         };
         let requester = Actor::requester(requester);
         let account = Actor::service_account(&self.namespace, &self.account);
-        let usage = Asked {
-            verb: "use".to_owned(),
-            group: String::new(),
-            resource: "serviceaccounts".to_owned(),
-            subresource: None,
-            namespace: Some(self.namespace.clone()),
-            name: Some(self.account.clone()),
-        };
+        let usage = right_to_use(&self.namespace, &self.account);
         let needed = needed_rights(catalog, spec);
         check_rights(&self.context.cluster, std::slice::from_ref(&requester), &[usage]).await?;
         check_rights(&self.context.cluster, &[requester, account], &needed).await

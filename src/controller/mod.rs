@@ -2,7 +2,9 @@
 
 mod command;
 mod context;
+mod finished;
 mod interpret;
+mod leader;
 mod notice;
 mod plan;
 mod provider;

@@ -1,4 +1,5 @@
 use super::context::{Context, Error, while_doing};
+use super::finished::mark;
 use super::notice::notice;
 use crate::api::{
     AgentCommand, ConditionType, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanApproval, PlanPhase,
@@ -6,14 +7,15 @@ use crate::api::{
 };
 use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, judge};
 use crate::cluster::ListOptions;
-use crate::execute::{Driver, Effects, Outcome, Signals, StepEvent, Watching};
+use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching};
 use crate::plan::{
-    Actor, Environments, Namespace, approvals_required, check_rights, digest, needed_rights, regrounded_risk, validate,
+    Actor, Environments, Namespace, PlanError, approvals_required, check_rights, digest, needed_rights,
+    regrounded_risk, right_to_use, validate,
 };
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::controller::Action;
 use serde_json::json;
 use std::sync::Arc;
@@ -29,7 +31,8 @@ pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -
         return Ok(Action::await_change());
     }
     if plan.metadata.deletion_timestamp.is_some() {
-        return clean_up(&plan, &context).await;
+        clean_up(&plan.metadata, &context).await?;
+        return Ok(Action::await_change());
     }
     let status = plan.status.clone().unwrap_or_default();
     if status.phase.is_some_and(PlanPhase::is_final) {
@@ -87,7 +90,8 @@ async fn await_approval(
         return stop(plan, context, status, PlanPhase::Failed, "InvalidPlan", &invalid.to_string()).await;
     }
     // What somebody else wrote by hand, or what was made a while ago, is weighed afresh: a plan cannot call itself harmless.
-    let risk = if context.was_assessed(&digest) {
+    let fresh = context.was_assessed(&digest);
+    let risk = if fresh {
         plan.spec.risk.level
     } else {
         match assess_again(plan, context).await {
@@ -118,16 +122,17 @@ async fn await_approval(
             stop(plan, context, status, PlanPhase::Denied, "Denied", &message).await
         }
         Approval::Waiting { have, need } => {
-            let message = format!("risk is {risk}: waits for {} of {need} approvals", need - have);
+            let missing = need - have;
+            let approvals = if missing == 1 { "approval" } else { "approvals" };
+            let message = format!("risk is {risk}: waits for {missing} more {approvals} ({have} of {need})");
             wait(plan, context, &before, status, &message).await
         }
         Approval::Approved { by } => {
             if signals.suspended {
                 return wait(plan, context, &before, status, "approved; suspended by its command").await;
             }
-            if need > 0
-                && let Err(error) = rights_still_hold(plan, context).await
-            {
+            // A plan that this process made a moment ago had its rights checked then.
+            if !fresh && let Err(error) = rights_hold(plan, context).await {
                 return match error {
                     Error::Plan(error) if !error.is_transient() => {
                         stop(plan, context, status, PlanPhase::Failed, error.reason(), &error.to_string()).await
@@ -180,14 +185,22 @@ async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<RiskLev
     Ok(regrounded_risk(&access, &catalog, &environments, &plan.spec).await?)
 }
 
-async fn rights_still_hold(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
+/// Effective rights are an intersection: everything that the plan does must be allowed to whoever asked and to its
+/// service account, and whoever asked must be allowed to use that account.
+async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
     let namespace = plan.namespace().unwrap_or_default();
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
-    let mut actors = vec![Actor::service_account(&namespace, account)];
-    actors.extend(plan.spec.requested_by.as_ref().map(Actor::requester));
+    let Some(requester) = plan.spec.requested_by.as_ref().map(Actor::requester) else {
+        return Err(PlanError::Refused {
+            reason: "UnknownRequester",
+            message: "it is unknown who asked for the plan: spec.requestedBy is empty, and the admission policies that stamp it are not installed".to_owned(),
+        }
+        .into());
+    };
     let catalog = context.cluster.catalog().await?;
     let needed = needed_rights(&catalog, &plan.spec);
-    Ok(check_rights(&context.cluster, &actors, &needed).await?)
+    check_rights(&context.cluster, std::slice::from_ref(&requester), &[right_to_use(&namespace, account)]).await?;
+    Ok(check_rights(&context.cluster, &[requester, Actor::service_account(&namespace, account)], &needed).await?)
 }
 
 fn note_approvals(
@@ -283,6 +296,7 @@ fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: ExecutionPla
     let Some(receiver) = context.executions.begin(&uid, signals) else { return };
     let correlation = plan.owner_references().first().map_or(uid.clone(), |owner| owner.uid.clone());
     let context = Arc::clone(context);
+    let tasks = context.tasks.clone();
     let approved = approved.clone();
     let work = async move {
         let outcome = drive(&context, &approved, status, receiver).await;
@@ -302,7 +316,7 @@ fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: ExecutionPla
             }
         }
     };
-    tokio::spawn(work.instrument(logging::correlation(&correlation)));
+    tasks.spawn(work.instrument(logging::correlation(&correlation)));
 }
 
 async fn drive(
@@ -320,12 +334,14 @@ async fn drive(
         since: status.verified_at.as_ref().map(|time| time.0),
         rolls_back: observe.rollback_on_degraded,
     });
+    let leadership = context.leadership.clone();
     let effects = Effects::new(
         context.cluster.clone(),
         access,
         context.snapshots.clone(),
         plan.uid().unwrap_or_default(),
         watching,
+        Fence::new(move || leadership.holds()),
     );
     let (sender, receiver) = mpsc::unbounded_channel();
     let teller = tokio::spawn(tell(Arc::clone(context), plan.clone(), receiver));
@@ -377,29 +393,28 @@ fn audit_plan(plan: &ExecutionPlan, digest: Option<&str>, action: AuditAction, a
 
 /// Marks a finished plan, so that watches leave it out.
 async fn finish(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
-    if plan.labels().contains_key(FINISHED_LABEL) || plan.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change());
+    if !plan.labels().contains_key(FINISHED_LABEL) && plan.metadata.deletion_timestamp.is_none() {
+        let generation = plan.metadata.generation.unwrap_or(0).to_string();
+        mark(&plans(plan, context), &plan.name_any(), &json!(generation)).await?;
     }
-    let patch = json!({ "metadata": { "labels": { FINISHED_LABEL: "true" } } });
-    plans(plan, context)
-        .patch(&plan.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
-        .await
-        .map_err(while_doing("marking a plan as finished"))?;
     Ok(Action::await_change())
 }
 
 /// Removes the snapshots of a deleted plan, then lets it go.
-async fn clean_up(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
-    let finalizers = plan.finalizers();
+pub(super) async fn clean_up(meta: &ObjectMeta, context: &Context) -> Result<(), Error> {
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
     if !finalizers.iter().any(|finalizer| finalizer == SNAPSHOT_FINALIZER) {
-        return Ok(Action::await_change());
+        return Ok(());
     }
-    context.snapshots.remove(plan.uid().as_deref().unwrap_or_default()).await?;
+    context.snapshots.remove(meta.uid.as_deref().unwrap_or_default()).await?;
     let rest: Vec<&String> = finalizers.iter().filter(|finalizer| *finalizer != SNAPSHOT_FINALIZER).collect();
-    let patch = json!({ "metadata": { "finalizers": rest, "resourceVersion": plan.resource_version() } });
-    match plans(plan, context).patch(&plan.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
-        Ok(_) => Ok(Action::await_change()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Action::await_change()),
+    let patch = json!({ "metadata": { "finalizers": rest, "resourceVersion": meta.resource_version } });
+    let plans: Api<ExecutionPlan> =
+        Api::namespaced(context.client.clone(), meta.namespace.as_deref().unwrap_or_default());
+    let name = meta.name.as_deref().unwrap_or_default();
+    match plans.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(while_doing("removing the plan's finalizer")(error)),
     }
 }

@@ -1,6 +1,7 @@
 use super::context::{Context, Error, Executions};
+use super::leader::Elector;
 use super::provider::Providers;
-use super::{command, plan, provider};
+use super::{command, finished, plan, provider};
 use crate::api::{
     AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, StepState, UndoState,
 };
@@ -9,18 +10,19 @@ use crate::execute::SnapshotStore;
 use crate::telemetry::server::{self, Served, ServerError};
 use crate::telemetry::{Health, Metrics};
 use futures::StreamExt;
+use kube::api::ListParams;
 use kube::runtime::Controller;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// How long reconciliations under way may take to end when the operator is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -47,6 +49,9 @@ pub enum RunError {
     /// Nothing can be served.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// Another replica may lead now. Whatever was under way goes on there, by the journal.
+    #[error("the lease was lost: another replica may lead now, so this one must not go on")]
+    LeadershipLost,
     /// Metrics cannot be registered.
     #[error("metrics cannot be registered: {0}")]
     Metrics(String),
@@ -65,6 +70,8 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let cluster = Cluster::connect().await?;
     let client = cluster.client();
     let reporter = Reporter { controller: "countersign".to_owned(), instance: options.instance.clone() };
+    let name = options.instance.unwrap_or_else(own_name);
+    let mut elector = Elector::new(client.clone(), &options.namespace, name);
     let context = Arc::new(Context {
         snapshots: SnapshotStore::new(client.clone(), &options.namespace),
         recorder: Recorder::new(client.clone(), reporter),
@@ -76,6 +83,8 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         commands: OnceLock::new(),
         model_providers: OnceLock::new(),
         executions: Executions::default(),
+        tasks: TaskTracker::new(),
+        leadership: elector.leadership(),
         assessed: Mutex::new(HashMap::new()),
     });
     let workers = || kube::runtime::controller::Config::default().concurrency(options.workers);
@@ -102,34 +111,81 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let providers = Controller::new(Api::<ModelProvider>::all(client.clone()), watcher::Config::default())
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     let _ = context.model_providers.set(providers.store());
-    announce(&health, "providers", Api::<ModelProvider>::all(client));
+    announce(&health, "providers", Api::<ModelProvider>::all(client.clone()));
 
     let watched = stop.clone();
     let gauges = tokio::spawn(count(context.clone(), watched));
+    // Not `stop`: the lease is kept while what is under way ends, and given back after that.
+    let ending = CancellationToken::new();
     let work = async {
         tokio::join!(
-            commands.run(command::reconcile, on_error::<AgentCommand>, context.clone()).for_each(|_| async {}),
-            plans.run(plan::reconcile, on_error::<ExecutionPlan>, context.clone()).for_each(|_| async {}),
-            providers.run(provider::reconcile, on_error::<ModelProvider>, context.clone()).for_each(|_| async {}),
-        )
+            commands
+                .run(command::reconcile, on_error::<AgentCommand>, context.clone())
+                .for_each(|done| async { note(done) }),
+            plans
+                .run(plan::reconcile, on_error::<ExecutionPlan>, context.clone())
+                .for_each(|done| async { note(done) }),
+            providers
+                .run(provider::reconcile, on_error::<ModelProvider>, context.clone())
+                .for_each(|done| async { note(done) }),
+        );
     };
+    let archive = async {
+        tokio::join!(finished::commands(context.clone()), finished::plans(context.clone()));
+    };
+    if !elector.acquire(&stop).await {
+        return served_out(serving).await;
+    }
     // What is under way may end; a controller that never got its first list would wait for ever.
     let patience = async {
         stop.cancelled().await;
         tokio::time::sleep(GRACE).await;
     };
-    tokio::select! {
-        _ = work => {}
-        () = patience => {}
-    }
+    let lost = tokio::select! {
+        () = work => false,
+        () = archive => false,
+        lost = elector.keep(&ending) => lost,
+        () = patience => false,
+    };
     gauges.abort();
+    if lost {
+        return Err(RunError::LeadershipLost);
+    }
+    context.executions.stop();
+    context.tasks.close();
+    if tokio::time::timeout(GRACE, context.tasks.wait()).await.is_ok() {
+        elector.release().await;
+    }
+    served_out(serving).await
+}
+
+async fn served_out(serving: tokio::task::JoinHandle<Result<(), ServerError>>) -> Result<(), RunError> {
     match serving.await {
         Ok(result) => Ok(result?),
+        // The server's task cannot be cancelled, and a panic in it was told already.
         Err(_) => Ok(()),
     }
 }
 
+/// Says what went wrong with a watch. What a reconciliation ran into is told by [`on_error`].
+fn note<K>(done: Result<(ObjectRef<K>, Action), kube::runtime::controller::Error<Error, watcher::Error>>)
+where
+    K: kube::runtime::reflector::Lookup,
+    K::DynamicType: std::fmt::Debug + Eq + std::hash::Hash + Clone,
+{
+    if let Err(kube::runtime::controller::Error::QueueError(error)) = done {
+        tracing::warn!(%error, "a watch failed, trying again");
+    }
+}
+
+/// A name that no other replica has: the host's and the process's.
+fn own_name() -> String {
+    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    format!("{}-{}-{:08x}", host.trim(), std::process::id(), rand::random::<u32>())
+}
+
 /// The plan that a command's `suspend` is about.
+#[expect(clippy::needless_pass_by_value, reason = "the form that a watch's mapper has")]
 fn plan_of(command: AgentCommand) -> Option<ObjectRef<ExecutionPlan>> {
     let reference = command.status.as_ref()?.plan.as_ref()?;
     Some(ObjectRef::new(&reference.name).within(command.metadata.namespace.as_deref().unwrap_or_default()))
@@ -166,6 +222,7 @@ async fn count(context: Arc<Context>, stop: CancellationToken) {
 
 /// What to do when a reconciliation failed: outdated objects come again by themselves, everything else is tried again
 /// with a growing pause.
+#[expect(clippy::needless_pass_by_value, reason = "the form that an error policy has")]
 fn on_error<K: ResourceExt<DynamicType = ()>>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
     if error.is_outdated() {
         return Action::requeue(Duration::from_millis(200));

@@ -8,6 +8,7 @@ use futures::{FutureExt, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
+use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -118,7 +119,9 @@ impl Driver {
                 under_way.push(action.clone());
                 let (effects, steps, entries) = (self.effects.clone(), steps.clone(), journal.entries.clone());
                 running.push(async move {
+                    crash_point("before", &action);
                     let observation = effects.perform(&action, &steps, &entries).await;
+                    crash_point("after", &action);
                     (action, observation)
                 });
             }
@@ -160,6 +163,7 @@ impl Driver {
     /// Writes the status. Nobody but the operator writes it: when the stored one is not what this driver wrote last,
     /// another replica has taken over, and this one must stop.
     async fn write(&mut self) -> Result<(), DriveError> {
+        self.effects.fence.pass().await;
         let name = self.plan.name_any();
         let mut last = self.plan.status.clone();
         for _ in 0..MAX_CONFLICTS {
@@ -232,6 +236,21 @@ impl Driver {
         let event = StepEvent { step: observation.step().to_owned(), reason, message, warning };
         // The receiver ends with the operator; then nobody needs to hear of it.
         let _ = self.events.send(event);
+    }
+}
+
+/// For tests of the journal only: `COUNTERSIGN_CRASH_AT` names a point (`before-mutation`, `after-mutation`,
+/// `before-undo`, `after-undo`) at which the operator dies at once, the way it does when its machine does.
+fn crash_point(when: &str, action: &Action) {
+    static POINT: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("COUNTERSIGN_CRASH_AT").ok());
+    let Some(point) = POINT.as_deref() else { return };
+    let what = match action {
+        Action::Mutate { .. } => "mutation",
+        Action::Undo(_) => "undo",
+        _ => return,
+    };
+    if point.split_once('-') == Some((when, what)) {
+        std::process::abort();
     }
 }
 

@@ -1,4 +1,5 @@
 use super::condition::when_holds;
+use super::fence::Fence;
 use super::journal::{Action, Observation};
 use super::snapshot::{Snapshot, SnapshotError, SnapshotStore};
 use crate::api::{
@@ -28,6 +29,7 @@ pub struct Effects {
     pub(super) snapshots: SnapshotStore,
     pub(super) plan_uid: String,
     pub(super) watching: Option<Watching>,
+    pub(super) fence: Fence,
 }
 
 /// The time of watching after the last step.
@@ -101,8 +103,9 @@ impl Effects {
         snapshots: SnapshotStore,
         plan_uid: String,
         watching: Option<Watching>,
+        fence: Fence,
     ) -> Self {
-        Self { cluster, access, snapshots, plan_uid, watching }
+        Self { cluster, access, snapshots, plan_uid, watching, fence }
     }
 
     /// Carries out one action and reports what it found. Whatever goes wrong becomes an observation: errors that pass
@@ -276,6 +279,7 @@ impl Effects {
             uid: entry.before.as_ref().and_then(|before| before.uid.clone()),
             resource_version: version.clone(),
         };
+        self.fence.pass().await;
         let object = self.access.perform(&subject.catalog, &step.operation, &options).await?;
         let result = ResourceId::of(&object);
         // A deletion answers with a Status that has no identity of its own.

@@ -6,6 +6,7 @@
 mod condition;
 mod drive;
 mod effect;
+mod fence;
 pub mod journal;
 mod readiness;
 mod snapshot;
@@ -15,5 +16,6 @@ mod undo;
 pub use condition::{ExpressionError, object_satisfies, when_holds};
 pub use drive::{DriveError, Driver, StepEvent};
 pub use effect::{Effects, Watching};
+pub use fence::Fence;
 pub use journal::{Outcome, Signals};
 pub use snapshot::{Snapshot, SnapshotError, SnapshotStore};

@@ -153,7 +153,7 @@ impl SnapshotStore {
     }
 }
 
-fn damaged(name: &str, reason: impl ToString) -> SnapshotError {
+fn damaged(name: &str, reason: impl std::fmt::Display) -> SnapshotError {
     SnapshotError::Damaged { name: name.to_owned(), reason: reason.to_string() }
 }
 

@@ -76,6 +76,7 @@ impl Effects {
         }
         let options = WriteOptions { uid, ..WriteOptions::default() };
         let operation = Operation::delete(subject.target.clone());
+        self.fence.pass().await;
         match self.access.perform(&subject.catalog, &operation, &options).await {
             Ok(_) => Ok(Put::Back(format!("deleted {}, which the step had created", subject.target))),
             Err(error) if error.is_not_found() => Ok(Put::Back(format!("{} is gone already", subject.target))),
@@ -114,8 +115,12 @@ impl Effects {
         let body = serde_json::to_value(&patch).unwrap_or_default();
         let operation = Operation::patch(subject.target.clone(), subject.subresource(), PatchType::Json, body);
         let options = WriteOptions { uid: now.uid, ..WriteOptions::default() };
+        self.fence.pass().await;
         match self.access.perform(&subject.catalog, &operation, &options).await {
-            Ok(_) => Ok(Put::Back(format!("put {} fields of {} back{stays}", snapshot.changes.len(), subject.target))),
+            Ok(_) => {
+                let paths: Vec<&str> = snapshot.changes.iter().map(|change| change.path.as_str()).collect();
+                Ok(Put::Back(format!("put {} of {} back{stays}", listed(&paths), subject.target)))
+            }
             Err(error) if error.is_conflict() => Ok(Put::Again),
             Err(error) => Err(error.into()),
         }
@@ -140,6 +145,7 @@ impl Effects {
             }
         }
         let manifest = revived(before, &self.owners_alive(before).await?);
+        self.fence.pass().await;
         match self.access.perform(&subject.catalog, &Operation::apply(manifest), &WriteOptions::default()).await {
             Ok(_) => {
                 let lost = subject.step.rollback.reason.as_ref();
@@ -185,6 +191,16 @@ impl Effects {
             }
         }
         Ok(alive)
+    }
+}
+
+/// `spec.replicas`, or the first of many paths with the number of the others.
+fn listed(paths: &[&str]) -> String {
+    match paths {
+        [] => "nothing".to_owned(),
+        [only] => (*only).to_owned(),
+        [first, second] => format!("{first} and {second}"),
+        [first, rest @ ..] => format!("{first} and {} other fields", rest.len()),
     }
 }
 

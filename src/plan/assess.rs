@@ -219,8 +219,7 @@ fn is_reachable(resource: &ResourceKind, object: &Value) -> bool {
             let external = object.pointer("/spec/externalIPs").and_then(Value::as_array);
             matches!(kind, Some("LoadBalancer" | "NodePort")) || external.is_some_and(|ips| !ips.is_empty())
         }
-        ("networking.k8s.io", "Ingress") => true,
-        ("gateway.networking.k8s.io", _) => true,
+        ("networking.k8s.io", "Ingress") | ("gateway.networking.k8s.io", _) => true,
         _ => false,
     }
 }

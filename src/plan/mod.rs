@@ -24,7 +24,7 @@ pub use estimate::estimate;
 pub use ground::{Grounded, ground, regrounded_risk};
 pub use policy::approvals_required;
 pub use resolve::Resolver;
-pub use rights::{Actor, check_rights, needed_rights};
+pub use rights::{Actor, check_rights, needed_rights, right_to_use};
 pub use validate::{InvalidPlan, validate};
 
 use crate::cluster::ClusterError;
@@ -48,8 +48,8 @@ pub enum PlanError {
         /// What was wanted, what was found, what to do.
         message: String,
     },
-    /// The cluster could not be asked; trying again may help.
-    #[error("the cluster could not be asked: {0}")]
+    /// The cluster could not be asked, or refused to answer; see [`PlanError::is_transient`].
+    #[error(transparent)]
     Cluster(#[from] ClusterError),
 }
 

@@ -1,7 +1,7 @@
 use super::environment::Environments;
 use super::{CompiledStep, PlanError};
 use crate::api::{CommandContext, ObjectRef};
-use crate::cluster::{Access, Catalog, Cluster, ListOptions, ResourceKind};
+use crate::cluster::{Access, Catalog, Cluster, ClusterError, ListOptions, ResourceKind};
 use crate::tools::{Expect, Found, FoundObject, KindGroup, KindQuery, Scope, TargetQuery, kind_group};
 use serde_json::Value;
 use std::sync::Arc;
@@ -220,25 +220,46 @@ impl Resolver<'_> {
     ) -> Result<Vec<FoundObject>, PlanError> {
         let Some(name) = query.name.as_deref() else { return Ok(Vec::new()) };
         let mut hits = Vec::new();
+        let mut forbidden = None;
         for kind in &kinds.kinds {
-            let places: Vec<Option<&str>> = match (kind.namespaced, namespaces) {
-                (false, _) => vec![None],
-                (true, []) => {
-                    let field_selector = Some(format!("metadata.name={name}"));
-                    let options = ListOptions { field_selector, ..ListOptions::default() };
-                    hits.extend(self.found(kind, kinds, self.access.list(kind, None, &options).await?));
-                    continue;
-                }
-                (true, names) => names.iter().map(|name| Some(name.as_str())).collect(),
-            };
-            for namespace in places {
-                let reference = kind.object(namespace, name);
-                if let Some(object) = planned_object(planned, &reference) {
-                    hits.push(FoundObject { reference, kind: kind.clone(), object, planned: true });
-                } else if namespace.is_none_or(|name| self.environments.has(name)) {
-                    let object = self.access.get(kind, &reference).await?;
-                    hits.extend(self.found(kind, kinds, object.into_iter().collect()));
-                }
+            // Where a name is looked for among many kinds, the account need not be allowed to read all of them.
+            match self.named_of(name, kind, kinds, namespaces, planned).await {
+                Ok(found) => hits.extend(found),
+                Err(error) if error.is_forbidden() && kinds.kinds.len() > 1 => forbidden = forbidden.or(Some(error)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match forbidden {
+            Some(error) if hits.is_empty() => Err(error.into()),
+            _ => Ok(hits),
+        }
+    }
+
+    async fn named_of(
+        &self,
+        name: &str,
+        kind: &ResourceKind,
+        kinds: &Kinds,
+        namespaces: &[String],
+        planned: &[CompiledStep],
+    ) -> Result<Vec<FoundObject>, ClusterError> {
+        let mut hits = Vec::new();
+        let places: Vec<Option<&str>> = match (kind.namespaced, namespaces) {
+            (false, _) => vec![None],
+            (true, []) => {
+                let field_selector = Some(format!("metadata.name={name}"));
+                let options = ListOptions { field_selector, ..ListOptions::default() };
+                return Ok(self.found(kind, kinds, self.access.list(kind, None, &options).await?).collect());
+            }
+            (true, names) => names.iter().map(|name| Some(name.as_str())).collect(),
+        };
+        for namespace in places {
+            let reference = kind.object(namespace, name);
+            if let Some(object) = planned_object(planned, &reference) {
+                hits.push(FoundObject { reference, kind: kind.clone(), object, planned: true });
+            } else if namespace.is_none_or(|name| self.environments.has(name)) {
+                let object = self.access.get(kind, &reference).await?;
+                hits.extend(self.found(kind, kinds, object.into_iter().collect()));
             }
         }
         Ok(hits)
@@ -294,7 +315,8 @@ impl Resolver<'_> {
         let anywhere = TargetQuery { selector: None, ..query.clone() };
         // The account may not be allowed to look further; then less is said.
         let elsewhere = self.list(&anywhere, kinds, &[]).await.unwrap_or_default();
-        let elsewhere: Vec<_> = elsewhere.iter().filter(|hit| hit.reference.name == name).collect();
+        let elsewhere: Vec<_> =
+            elsewhere.iter().filter(|hit| hit.reference.name == name && !is_controlled(&hit.object)).collect();
         if !elsewhere.is_empty() && query.scope.namespace.is_none() {
             let choices: Vec<String> = elsewhere.iter().take(MAX_CHOICES).map(|hit| choice(&hit.reference)).collect();
             return PlanError::Ask {
@@ -307,7 +329,8 @@ impl Resolver<'_> {
                 choices,
             };
         }
-        let here = self.list(&anywhere, kinds, namespaces).await.unwrap_or_default();
+        let mut here = self.list(&anywhere, kinds, namespaces).await.unwrap_or_default();
+        here.retain(|hit| !is_controlled(&hit.object));
         let nearest = nearest(name, here.iter().map(|hit| hit.reference.name.as_str()));
         let hint = if !nearest.is_empty() {
             format!("Did you mean {}?", either(&nearest))
@@ -361,6 +384,12 @@ fn kinds_in(catalog: &Catalog, query: &KindQuery) -> Result<Option<Kinds>, PlanE
             Ok(Some(Kinds { kinds, group: Some(group), called: word.clone() }))
         }
     }
+}
+
+/// Whether a controller made the object: nobody asks for those by name, so no hint offers them.
+fn is_controlled(object: &Value) -> bool {
+    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    owners.into_iter().flatten().any(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true))
 }
 
 fn planned_object(planned: &[CompiledStep], reference: &ObjectRef) -> Option<Value> {

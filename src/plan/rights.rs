@@ -36,6 +36,19 @@ impl Actor {
     }
 }
 
+/// The right to let steps run as a service account: a verb of its own, as with pod security policies and signers.
+#[must_use]
+pub fn right_to_use(namespace: &str, account: &str) -> Asked {
+    Asked {
+        verb: "use".to_owned(),
+        group: String::new(),
+        resource: "serviceaccounts".to_owned(),
+        subresource: None,
+        namespace: Some(namespace.to_owned()),
+        name: Some(account.to_owned()),
+    }
+}
+
 /// The rights that a plan needs, without doubles.
 #[must_use]
 pub fn needed_rights(catalog: &Catalog, spec: &ExecutionPlanSpec) -> Vec<Asked> {

@@ -1,0 +1,24 @@
+//! The whole way, on a real API server: somebody asks, and what the cluster looks like afterwards.
+//!
+//! `e2e/test` builds the operator, starts a cluster and runs these. Every scenario has a namespace of its own and runs
+//! beside the others; those that stop the operator have a cluster of their own.
+
+// Functions of a test panic like the test itself.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod approvals;
+mod bad_input;
+mod changes;
+mod deletions;
+mod journal;
+mod models;
+mod plans;
+mod questions;
+mod releases;
+mod stage;
+mod unclear;
+
+/// Speaks the chat-completions API; the model planner's own tests use it, too.
+#[allow(dead_code)]
+#[path = "../../src/planner/model/testing.rs"]
+mod model_server;
