@@ -3,7 +3,7 @@ use super::fence::Fence;
 use super::journal::{Action, Observation};
 use super::snapshot::{Snapshot, SnapshotError, SnapshotStore};
 use crate::api::{
-    FieldChange, ObjectRef, Operation, OperationKind, Precondition, ResourceId, Step, StepStatus, Verify, VerifyKind,
+    FIELD_MANAGER, FieldChange, ObjectRef, Operation, OperationKind, Precondition, ResourceId, Step, StepStatus, Verify, VerifyKind,
 };
 use crate::cluster::{Access, Catalog, Cluster, ClusterError, ResourceKind, WriteOptions, diff, drift, landed};
 use serde_json::Value;
@@ -17,6 +17,9 @@ const DEFAULT_ATTEMPTS: u32 = 4;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 /// How often a write that lost a race against an unrelated writer is repeated.
 const MAX_CONFLICTS: u32 = 20;
+
+/// Why a step that was prepared and not carried out failed.
+const NOT_BEGUN: &str = "stopped before it was carried out";
 
 /// Does what the state machine says, on the cluster, as the plan's service account.
 #[derive(Clone)]
@@ -60,6 +63,20 @@ impl EffectError {
             Self::Snapshot(error) => error.is_transient(),
         }
     }
+
+    /// How long the server wants to be left alone, if it says so.
+    pub(super) const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Cluster(error) => error.retry_after(),
+            Self::Snapshot(_) => None,
+        }
+    }
+
+    /// Whether a write that was answered like this may have landed all the same: the answer was lost, or is none of the
+    /// API server's refusals.
+    const fn leaves_open(&self) -> bool {
+        matches!(self, Self::Cluster(ClusterError::Transient { .. } | ClusterError::Other { .. }))
+    }
 }
 
 /// Everything about one step that an effect needs.
@@ -102,9 +119,12 @@ impl Effects {
         };
         let entry = entries.iter().find(|entry| entry.id == step.id).cloned().unwrap_or_default();
         match action {
-            Action::Prepare(_) => self.patiently(step, || self.prepare(step, steps, entries)).await,
+            Action::Prepare(_) => {
+                let prepared = self.patiently(step, || self.prepare(step, steps, entries)).await;
+                prepared.unwrap_or_else(|error| refused(&step.id, error.to_string()))
+            }
             Action::Mutate { recovering, .. } => self.mutate(step, &entry, *recovering).await,
-            Action::Settle(_) => self.patiently(step, || self.settle(step, &entry)).await,
+            Action::Settle(_) => self.settle(step, &entry, 0, NOT_BEGUN.to_owned()).await,
             Action::Verify(_) => self.verify(step, &entry).await,
             Action::BeginUndo(_) => Observation::UndoBegun { step: step.id.clone() },
             Action::Undo(_) => self.undo(step, &entry).await,
@@ -113,19 +133,15 @@ impl Effects {
     }
 
     /// Tries an effect that changes nothing at the target again while its errors pass.
-    async fn patiently<F>(&self, step: &Step, effect: impl Fn() -> F) -> Observation
+    pub(super) async fn patiently<T, F>(&self, step: &Step, effect: impl Fn() -> F) -> Result<T, EffectError>
     where
-        F: Future<Output = Result<Observation, EffectError>>,
+        F: Future<Output = Result<T, EffectError>>,
     {
         let mut backoff = Backoff::new(step);
         loop {
             match effect().await {
-                Ok(observation) => return observation,
-                Err(error) if error.is_transient() && backoff.again() => {
-                    let after = if let EffectError::Cluster(error) = &error { error.retry_after() } else { None };
-                    backoff.wait(after).await;
-                }
-                Err(error) => return refused(&step.id, error.to_string()),
+                Err(error) if error.is_transient() && backoff.again() => backoff.wait(error.retry_after()).await,
+                done => return done,
             }
         }
     }
@@ -198,29 +214,40 @@ impl Effects {
 
     async fn mutate(&self, step: &Step, entry: &StepStatus, recovering: bool) -> Observation {
         let id = step.id.clone();
-        let failed =
-            |message: String, attempts: u32| Observation::MutationFailed { step: id.clone(), message, attempts };
         let mut backoff = Backoff::new(step);
         let mut look_first = recovering;
+        // Whether an earlier try may have landed without our knowing it.
+        let mut open = recovering;
         let mut version = entry.before.as_ref().and_then(|before| before.resource_version.clone());
         let (mut attempts, mut conflicts) = (0, 0);
-        loop {
+        let failure = loop {
+            let sent = attempts;
             let tried = self.try_mutation(step, entry, &mut version, &mut look_first, &mut attempts).await;
             match tried {
                 Ok(Tried::Landed(result)) => return Observation::Mutated { step: id, result, attempts },
-                Ok(Tried::Moved(message)) => return failed(message, attempts),
-                Err(EffectError::Cluster(error)) if error.is_conflict() && conflicts < MAX_CONFLICTS => {
-                    conflicts += 1;
-                    look_first = true;
+                Ok(Tried::Unsettled(message)) => return Observation::Unsettled { step: id, message, attempts },
+                Ok(Tried::Moved(message)) => return Observation::MutationFailed { step: id, message, attempts },
+                Err(error) => {
+                    // What was sent after a look that found nothing, and was refused, has not landed.
+                    open = if attempts > sent { error.leaves_open() } else { open };
+                    match error {
+                        EffectError::Cluster(error) if error.is_conflict() && conflicts < MAX_CONFLICTS => {
+                            conflicts += 1;
+                            look_first = true;
+                        }
+                        error if error.is_transient() && backoff.again() => {
+                            look_first = true;
+                            backoff.wait(error.retry_after()).await;
+                        }
+                        error => break error.to_string(),
+                    }
                 }
-                Err(error) if error.is_transient() && backoff.again() => {
-                    look_first = true;
-                    let after = if let EffectError::Cluster(error) = &error { error.retry_after() } else { None };
-                    backoff.wait(after).await;
-                }
-                Err(error) => return failed(error.to_string(), attempts),
             }
+        };
+        if open {
+            return self.settle(step, entry, attempts, failure).await;
         }
+        Observation::MutationFailed { step: id, message: failure, attempts }
     }
 
     async fn try_mutation(
@@ -235,8 +262,10 @@ impl Effects {
         if *look_first {
             let live = self.live(&subject).await?;
             let changes = self.snapshot_of(entry).await?.changes;
-            if let Some(result) = has_landed(&subject, &changes, live.as_ref()) {
-                return Ok(Tried::Landed(result));
+            match found(&subject, &changes, live.as_ref()) {
+                Found::Landed(result) => return Ok(Tried::Landed(result)),
+                Found::InPart(message) => return Ok(Tried::Unsettled(message)),
+                Found::Nothing => {}
             }
             if let Some(moved) = moved_since(&subject, &changes, live.as_ref()) {
                 return Ok(Tried::Moved(moved));
@@ -258,20 +287,24 @@ impl Effects {
         Ok(Tried::Landed(result))
     }
 
-    /// Whether a mutation that was under way when the operator stopped landed, without carrying it out.
-    async fn settle(&self, step: &Step, entry: &StepStatus) -> Result<Observation, EffectError> {
-        let subject = self.subject(step, entry.clone()).await?;
-        let live = self.live(&subject).await?;
-        let changes = self.snapshot_of(entry).await?.changes;
+    /// Whether a mutation that was under way landed, without carrying it out. If it did not, it failed for `reason`.
+    async fn settle(&self, step: &Step, entry: &StepStatus, attempts: u32, reason: String) -> Observation {
         let id = step.id.clone();
-        Ok(match has_landed(&subject, &changes, live.as_ref()) {
-            Some(result) => Observation::Mutated { step: id, result, attempts: 0 },
-            None => Observation::MutationFailed {
-                step: id,
-                message: "stopped before it was carried out".to_owned(),
-                attempts: 0,
-            },
-        })
+        let looked = self.patiently(step, || async {
+            let subject = self.subject(step, entry.clone()).await?;
+            let live = self.live(&subject).await?;
+            let changes = self.snapshot_of(entry).await?.changes;
+            Ok(found(&subject, &changes, live.as_ref()))
+        });
+        match looked.await {
+            Ok(Found::Landed(result)) => Observation::Mutated { step: id, result, attempts },
+            Ok(Found::Nothing) => Observation::MutationFailed { step: id, message: reason, attempts },
+            Ok(Found::InPart(message)) => Observation::Unsettled { step: id, message, attempts },
+            Err(error) => {
+                let message = format!("{reason}; whether it was carried out cannot be found out: {error}");
+                Observation::Unsettled { step: id, message, attempts }
+            }
+        }
     }
 
     pub(super) async fn snapshot_of(&self, entry: &StepStatus) -> Result<Snapshot, EffectError> {
@@ -331,7 +364,19 @@ impl Effects {
 
 enum Tried {
     Landed(ResourceId),
+    /// It landed, and somebody changed part of it since.
+    Unsettled(String),
     Moved(String),
+}
+
+/// What of a mutation that the journal speaks of is there.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Found {
+    /// All of it.
+    Landed(ResourceId),
+    /// Some of it, and why not all.
+    InPart(String),
+    Nothing,
 }
 
 pub(super) fn refused(step: &str, message: String) -> Observation {
@@ -370,19 +415,48 @@ fn moved(step: &Step, live: Option<&Value>) -> Option<String> {
     Some(format!("{path} was {expected} when the plan was made and is {found} now{more}"))
 }
 
-/// Whether the mutation that the journal speaks of is there.
-fn has_landed(subject: &Subject<'_>, changes: &[FieldChange], live: Option<&Value>) -> Option<ResourceId> {
+/// What of the mutation that the journal speaks of is there.
+pub(super) fn found(subject: &Subject<'_>, changes: &[FieldChange], live: Option<&Value>) -> Found {
     let before = subject.entry.before.as_ref();
-    let same =
-        |live: &Value| before.is_none_or(|before| before.uid.is_none() || before.uid == ResourceId::of(live).uid);
     let operation: &Operation = &subject.step.operation;
+    let Some(live) = live else {
+        let removes = operation.delete.is_some() || operation.evict.is_some();
+        return if removes { Found::Landed(before.cloned().unwrap_or_default()) } else { Found::Nothing };
+    };
+    let same = before.is_none_or(|before| before.uid.is_none() || before.uid == ResourceId::of(live).uid);
     if operation.delete.is_some() || operation.evict.is_some() {
-        let going = |live: &Value| live.pointer("/metadata/deletionTimestamp").is_some();
-        let gone = live.is_none_or(|live| !same(live) || going(live));
-        return gone.then(|| before.cloned().unwrap_or_default());
+        let gone = !same || live.pointer("/metadata/deletionTimestamp").is_some();
+        return if gone { Found::Landed(before.cloned().unwrap_or_default()) } else { Found::Nothing };
     }
-    let live = live?;
-    (same(live) && landed(changes, live)).then(|| ResourceId::of(live))
+    // An object that was to be created and does not bear our name in its managed fields was created by somebody else,
+    // even where it looks the same.
+    if !same || (before.is_none() && !is_ours(live)) {
+        return Found::Nothing;
+    }
+    if landed(changes, live) {
+        return Found::Landed(ResourceId::of(live));
+    }
+    // A mutation lands as a whole: where one field has its new value, the others had theirs.
+    let (there, others): (Vec<&FieldChange>, Vec<&FieldChange>) =
+        changes.iter().partition(|change| has_new_value(change, live));
+    if there.is_empty() && before.is_some() {
+        return Found::Nothing;
+    }
+    // Paths only: the values may be secret.
+    let paths = others.iter().take(5).map(|change| change.path.as_str()).collect::<Vec<_>>().join(", ");
+    Found::InPart(format!("{} was changed by somebody else since, in {paths}", subject.target))
+}
+
+fn has_new_value(change: &FieldChange, live: &Value) -> bool {
+    let change = std::slice::from_ref(change);
+    !change[0].redacted && landed(change, live) && !drift(change, live).is_empty()
+}
+
+/// Whether we wrote any of the object.
+pub(super) fn is_ours(live: &Value) -> bool {
+    let managers = live.pointer("/metadata/managedFields").and_then(Value::as_array);
+    let names_us = |entry: &Value| entry.get("manager").and_then(Value::as_str) == Some(FIELD_MANAGER);
+    managers.is_some_and(|managers| managers.iter().any(names_us))
 }
 
 /// Why a mutation that has not landed may no longer be carried out.

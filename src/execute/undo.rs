@@ -1,6 +1,6 @@
 //! Putting one step back.
 
-use super::effect::{Backoff, EffectError, Effects, Subject};
+use super::effect::{Backoff, EffectError, Effects, Subject, is_ours};
 use super::journal::Observation;
 use super::snapshot::Snapshot;
 use crate::api::{Operation, PatchType, ResourceId, Step, StepStatus};
@@ -39,8 +39,7 @@ impl Effects {
                     return Observation::UndoFailed { step: id, message };
                 }
                 Err(error) if error.is_transient() && backoff.again() => {
-                    let after = if let EffectError::Cluster(error) = &error { error.retry_after() } else { None };
-                    backoff.wait(after).await;
+                    backoff.wait(error.retry_after()).await;
                 }
                 Err(error) => return Observation::UndoFailed { step: id, message: error.to_string() },
             }
@@ -64,7 +63,17 @@ impl Effects {
 
     /// Deletes what the step created, if it is still the same object.
     async fn remove(&self, subject: &Subject<'_>, entry: &StepStatus) -> Result<Put, EffectError> {
-        let uid = entry.result.as_ref().and_then(|result| result.uid.clone());
+        let mut uid = entry.result.as_ref().and_then(|result| result.uid.clone());
+        if uid.is_none() {
+            // It is not known whether the step created anything: only what bears our name may go.
+            let Some(live) = self.live(subject).await? else {
+                return Ok(Put::Back(format!("{} is not there: nothing to put back", subject.target)));
+            };
+            if !is_ours(&live) {
+                return Ok(Put::Back(format!("{} was created by somebody else and stays", subject.target)));
+            }
+            uid = ResourceId::of(&live).uid;
+        }
         let options = WriteOptions { uid, ..WriteOptions::default() };
         let operation = Operation::delete(subject.target.clone());
         self.fence.pass().await;
