@@ -3,7 +3,8 @@ use super::fence::Fence;
 use super::journal::{Action, Observation};
 use super::snapshot::{Snapshot, SnapshotError, SnapshotStore};
 use crate::api::{
-    FIELD_MANAGER, FieldChange, ObjectRef, Operation, OperationKind, Precondition, ResourceId, Step, StepStatus, Verify, VerifyKind,
+    FIELD_MANAGER, FieldChange, ObjectRef, Operation, OperationKind, Precondition, ResourceId, Step, StepStatus,
+    Verify, VerifyKind,
 };
 use crate::cluster::{Access, Catalog, Cluster, ClusterError, ResourceKind, WriteOptions, diff, drift, landed};
 use serde_json::Value;
