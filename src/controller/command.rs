@@ -48,6 +48,12 @@ pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>)
             replan(&command, status, &context, asked).await
         }
         (false, _, Some(plan)) => follow(&command, status, &plan, &context).await,
+        // Whoever deletes a plan does not want it made, and carried out, once more.
+        (false, _, None) if status.plan.is_some() => {
+            let message = "The plan was deleted. Change the request to ask again.".to_owned();
+            let status = AgentCommandStatus { reply: Some(message.clone()), ..status };
+            end(&command, &context, status, CommandPhase::Cancelled, "PlanDeleted", &message).await
+        }
         (false, _, None) => begin(&command, &context, asked, status.replans.unwrap_or(0)).await,
     }
 }
@@ -266,26 +272,18 @@ enum Stored {
 
 async fn store_plan(command: &AgentCommand, plans: &Api<ExecutionPlan>, plan: &ExecutionPlan) -> Result<Stored, Error> {
     let name = plan.name_any();
-    let refused = match plans.create(&PostParams::default(), plan).await {
+    match plans.create(&PostParams::default(), plan).await {
         Ok(plan) => return Ok(Stored::New(plan)),
-        Err(kube::Error::Api(status)) if status.code == 409 => kube::Error::Api(status),
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
         Err(error) => return Err(while_doing("creating the plan")(error)),
-    };
+    }
     let existing = plans.get(&name).await.map_err(while_doing("reading an existing plan"))?;
     if !existing.owner_references().iter().any(|owner| Some(&owner.uid) == command.metadata.uid.as_ref()) {
         return Ok(Stored::NameTaken);
     }
-    if existing.spec == plan.spec && existing.metadata.deletion_timestamp.is_none() {
-        return Ok(Stored::Before(existing));
-    }
-    if !has_begun(&existing) {
-        let preconditions = kube::api::Preconditions { uid: existing.uid(), resource_version: None };
-        plans
-            .delete(&name, &DeleteParams::default().preconditions(preconditions))
-            .await
-            .map_err(while_doing("removing a plan of the same name that never began"))?;
-    }
-    Err(while_doing("creating the plan")(refused))
+    // The name says which generation it answers: however a planner puts it today, this is the plan that was made for it,
+    // and it may have been approved or begun since.
+    Ok(if existing.metadata.deletion_timestamp.is_none() { Stored::Before(existing) } else { Stored::NameTaken })
 }
 
 /// Plan names leave room for the generation within the 253 characters of a name.

@@ -69,8 +69,9 @@ impl Executions {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    pub fn end(&self, uid: &str) {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    /// Whether the plan was still marked as being carried out; it is not any more.
+    pub fn end(&self, uid: &str) -> bool {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(uid).is_some()
     }
 }
 

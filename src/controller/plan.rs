@@ -26,16 +26,17 @@ use tracing::Instrument;
 /// Moves a plan to its next phase.
 pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -> Result<Action, Error> {
     let uid = plan.uid().unwrap_or_default();
-    let signals = signals(&plan, context.command_of(&plan).as_deref());
+    let signals = signals(&plan, command_of(&plan, &context).await?.as_deref());
     if context.executions.signal(&uid, &signals) {
         return Ok(Action::await_change());
     }
-    if plan.metadata.deletion_timestamp.is_some() {
+    let status = plan.status.clone().unwrap_or_default();
+    let is_final = status.phase.is_some_and(PlanPhase::is_final);
+    if plan.metadata.deletion_timestamp.is_some() && (is_final || ApprovedPlan::begun(&plan).is_none()) {
         clean_up(&plan.metadata, &context).await?;
         return Ok(Action::await_change());
     }
-    let status = plan.status.clone().unwrap_or_default();
-    if status.phase.is_some_and(PlanPhase::is_final) {
+    if is_final {
         let asked_back = signals.rollback.is_some() && status.phase == Some(PlanPhase::Succeeded);
         if !asked_back {
             return finish(&plan, &context).await;
@@ -48,14 +49,34 @@ pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -
     await_approval(&plan, &context, status, signals).await
 }
 
-/// What people ask of a plan: by annotation on the plan, by `suspend` on its command.
+/// What people ask of a plan: by annotation on the plan, by `suspend` on its command, or by deleting either. A plan whose
+/// command is gone begins nothing more, all the more if that command was suspended.
 pub(super) fn signals(plan: &ExecutionPlan, command: Option<&AgentCommand>) -> Signals {
     let request = plan.annotations().get(REQUEST_ANNOTATION).map(String::as_str);
+    let is_owner = |command: &&AgentCommand| {
+        let owners = plan.owner_references();
+        owners.is_empty() || owners.iter().any(|owner| Some(&owner.uid) == command.metadata.uid.as_ref())
+    };
+    let command = command.filter(|command| command.metadata.deletion_timestamp.is_none()).filter(is_owner);
+    let orphaned = plan.spec.command_ref.is_some() && command.is_none();
     Signals {
         suspended: command.is_some_and(|command| command.spec.suspend),
-        cancel: request == Some("cancel") || plan.metadata.deletion_timestamp.is_some(),
+        cancel: request == Some("cancel") || plan.metadata.deletion_timestamp.is_some() || orphaned,
         rollback: (request == Some("rollback")).then(|| "putting back was asked for".to_owned()),
     }
+}
+
+/// The command that a plan answers. The cache knows neither finished commands nor, right after the start, any at all: what
+/// it does not know is asked for, because a suspended command must not be taken for none.
+async fn command_of(plan: &ExecutionPlan, context: &Context) -> Result<Option<Arc<AgentCommand>>, Error> {
+    let Some(reference) = &plan.spec.command_ref else { return Ok(None) };
+    if let Some(command) = context.command_of(plan) {
+        return Ok(Some(command));
+    }
+    let commands: Api<AgentCommand> =
+        Api::namespaced(context.client.clone(), plan.namespace().as_deref().unwrap_or_default());
+    let found = commands.get_opt(&reference.name).await.map_err(while_doing("reading the plan's command"))?;
+    Ok(found.map(Arc::new))
 }
 
 fn plans(plan: &ExecutionPlan, context: &Context) -> Api<ExecutionPlan> {
@@ -299,24 +320,47 @@ fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: ExecutionPla
     let tasks = context.tasks.clone();
     let approved = approved.clone();
     let work = async move {
-        let outcome = drive(&context, &approved, status, receiver).await;
-        context.executions.end(&uid);
-        match outcome {
+        match drive(&context, &approved, status, receiver).await {
             Ok(outcome) => {
                 audit_plan(&plan, None, AuditAction::Finished, "countersign", &format!("{outcome:?}"));
-                let again = plans(&plan, &context).get_opt(&plan.name_any()).await;
-                if let Ok(Some(finished)) = again
-                    && let Err(error) = finish(&finished, &context).await
-                {
-                    tracing::warn!(%error, plan = plan.name_any(), "a finished plan could not be marked as such");
-                }
+                tokio::spawn(take_up_again(plan, context, Duration::ZERO));
             }
             Err(error) => {
                 tracing::warn!(%error, plan = plan.name_any(), "execution stopped; the journal decides how it goes on");
+                tokio::spawn(take_up_again(plan, context, RESUME));
             }
         }
     };
     tasks.spawn(work.instrument(logging::correlation(&correlation)));
+}
+
+/// How long after its execution stopped without an end a plan is taken up again.
+const RESUME: Duration = Duration::from_secs(30);
+
+/// Does for a plan that was just carried out what its next event would do: the events of the last writes came while it
+/// still ran, and nothing else would bring it back. Until `pause` is over it counts as running, so that nothing else takes
+/// it up; where it does not any more, the operator is stopping.
+async fn take_up_again(plan: ExecutionPlan, context: Arc<Context>, pause: Duration) {
+    tokio::time::sleep(pause).await;
+    if !context.executions.end(plan.uid().as_deref().unwrap_or_default()) {
+        return;
+    }
+    let mut pause = Duration::from_secs(1);
+    while let Err(error) = look_again(&plan, &context).await {
+        tracing::warn!(%error, plan = plan.name_any(), "a plan could not be looked at after its execution");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RESUME);
+    }
+}
+
+async fn look_again(plan: &ExecutionPlan, context: &Arc<Context>) -> Result<(), Error> {
+    let current = plans(plan, context).get_opt(&plan.name_any()).await.map_err(while_doing("reading a plan again"))?;
+    let Some(current) = current.filter(|current| current.uid() == plan.uid()) else { return Ok(()) };
+    match Box::pin(reconcile(Arc::new(current), Arc::clone(context))).await {
+        // Somebody else changed it, and that brings it back.
+        Err(error) if error.is_outdated() => Ok(()),
+        done => done.map(|_| ()),
+    }
 }
 
 async fn drive(
