@@ -5,6 +5,7 @@ mod context;
 mod interpret;
 mod notice;
 mod plan;
+mod policy;
 mod provider;
 mod run;
 

@@ -1,17 +1,18 @@
 use super::context::{Context, Error, while_doing};
 use super::notice::notice;
+use super::policy::{Judged, verdict};
 use crate::api::{
     AgentCommand, ConditionType, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanApproval, PlanPhase,
     REQUEST_ANNOTATION, RiskLevel, SNAPSHOT_FINALIZER, set_condition,
 };
-use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, judge};
+use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms, judge};
 use crate::cluster::ListOptions;
 use crate::execute::{Driver, Effects, Outcome, Signals, StepEvent, Watching};
-use crate::plan::{
-    Actor, Environments, Namespace, approvals_required, check_rights, digest, needed_rights, regrounded_risk, validate,
-};
+use crate::plan::policy::{Ruling, Verdict};
+use crate::plan::{Actor, Environments, Namespace, check_rights, digest, needed_rights, regrounded_risk, validate};
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::controller::Action;
@@ -20,6 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
+
+/// How long to wait at most for a time to come: clocks are set, and machines sleep.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Moves a plan to its next phase.
 pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -> Result<Action, Error> {
@@ -98,10 +102,36 @@ async fn await_approval(
             Err(error) => return Err(error),
         }
     };
-    let need = approvals_required(risk).max(plan.spec.approvals_required);
+    let verdict = match verdict(&plan.spec, &plan.namespace().unwrap_or_default(), risk, context).await? {
+        Judged::Verdict(verdict) => *verdict,
+        // Their arrival brings every plan back here.
+        Judged::NotYet => return Ok(Action::requeue(Duration::from_secs(1))),
+        Judged::Unreadable(reason) => {
+            let message = format!("nothing runs as long as the policies cannot be read: {reason}");
+            wait(plan, context, &before, status, &message).await?;
+            return Ok(Action::requeue(Duration::from_secs(10)));
+        }
+    };
+    let need = verdict.approvals_required.max(plan.spec.approvals_required);
     status.approvals_required = need;
+    status.policies.clone_from(&verdict.demanded_by);
+    if let Some(denial) = denial(plan, &verdict) {
+        let generation = plan.metadata.generation;
+        set_condition(&mut status.conditions, ConditionType::Denied, true, "DeniedByPolicy", &denial, generation);
+        audit_plan(plan, Some(&digest), AuditAction::Denied, "policy", &denial);
+        return stop(plan, context, status, PlanPhase::Denied, "DeniedByPolicy", &denial).await;
+    }
+    let terms = Terms {
+        need,
+        approver_groups: verdict.approver_groups.clone(),
+        separation_of_duties: verdict.separation_of_duties,
+        lifetime: verdict.approval_lifetime,
+        now: Timestamp::now(),
+    };
     let approvals = if need > 0 { approvals_of(plan, context).await? } else { Vec::new() };
-    let judgement = judge(plan, &digest, need, &approvals);
+    let judgement = judge(plan, &digest, &terms, &approvals);
+    let held = held_back(&verdict);
+    let again = next_judgement(&verdict, &judgement, terms.now);
     note_approvals(plan, context, &mut status, &judgement, need);
     match &judgement.outcome {
         Approval::Denied { by, reason } => {
@@ -119,11 +149,20 @@ async fn await_approval(
         }
         Approval::Waiting { have, need } => {
             let message = format!("risk is {risk}: waits for {} of {need} approvals", need - have);
-            wait(plan, context, &before, status, &message).await
+            let message = held.map_or(message.clone(), |held| format!("{message}; {held}"));
+            wait(plan, context, &before, status, &message).await?;
+            Ok(again)
+        }
+        Approval::Approved { by } if held.is_some() => {
+            let held = held.unwrap_or_default();
+            let message = if by.is_empty() { held } else { format!("approved by {}; {held}", by.join(", ")) };
+            wait(plan, context, &before, status, &message).await?;
+            Ok(again)
         }
         Approval::Approved { by } => {
             if signals.suspended {
-                return wait(plan, context, &before, status, "approved; suspended by its command").await;
+                wait(plan, context, &before, status, "approved; suspended by its command").await?;
+                return Ok(again);
             }
             if need > 0
                 && let Err(error) = rights_still_hold(plan, context).await
@@ -158,6 +197,42 @@ async fn await_approval(
             Ok(Action::await_change())
         }
     }
+}
+
+/// Why policy ends the plan here, in one sentence.
+fn denial(plan: &ExecutionPlan, verdict: &Verdict) -> Option<String> {
+    if let Ruling::Deny { reasons } = &verdict.ruling {
+        return Some(format!("denied by {}", reasons.join("; ")));
+    }
+    // The spec never changes: a plan that was made for a shorter watch cannot be watched for longer.
+    let wanted = verdict.observe?;
+    let watched = plan.spec.observe.as_ref().map(|observe| Duration::from(observe.duration)).unwrap_or_default();
+    (watched < wanted).then(|| {
+        format!(
+            "policy asks to watch the workloads for {wanted:?} after the last step, the plan for {watched:?}: ask again, or set spec.observe.for"
+        )
+    })
+}
+
+/// What policy waits for, in one clause.
+fn held_back(verdict: &Verdict) -> Option<String> {
+    match &verdict.ruling {
+        Ruling::Wait { reasons, .. } => Some(format!("held back by {}", reasons.join("; "))),
+        Ruling::Allow | Ruling::Deny { .. } => None,
+    }
+}
+
+/// When time alone may change what was judged.
+fn next_judgement(verdict: &Verdict, judgement: &Judgement, now: Timestamp) -> Action {
+    let opens = match &verdict.ruling {
+        Ruling::Wait { until, .. } => *until,
+        Ruling::Allow | Ruling::Deny { .. } => None,
+    };
+    let next = [opens, judgement.expires].into_iter().flatten().min();
+    next.map_or_else(Action::await_change, |next| {
+        let left = Duration::try_from(next.duration_since(now)).unwrap_or_default();
+        Action::requeue(left.clamp(Duration::from_secs(1), LONGEST_PAUSE))
+    })
 }
 
 async fn approvals_of(plan: &ExecutionPlan, context: &Context) -> Result<Vec<PlanApproval>, Error> {

@@ -1,20 +1,22 @@
 use super::context::{Context, Error, Executions};
+use super::policy::Policies;
 use super::provider::Providers;
-use super::{command, plan, provider};
+use super::{command, plan, policy, provider};
 use crate::api::{
-    AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, StepState, UndoState,
+    AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, PlanPolicy, StepState,
+    UndoState,
 };
 use crate::cluster::{Cluster, ClusterError};
 use crate::execute::SnapshotStore;
 use crate::telemetry::server::{self, Served, ServerError};
 use crate::telemetry::{Health, Metrics};
 use futures::StreamExt;
+use kube::api::ListParams;
 use kube::runtime::Controller;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -58,7 +60,7 @@ pub enum RunError {
 /// When the cluster cannot be reached at the start, or the listen address is taken.
 pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), RunError> {
     let metrics = Metrics::new().map_err(|error| RunError::Metrics(error.to_string()))?;
-    let health = Health::new(["commands", "plans", "providers"]);
+    let health = Health::new(["commands", "plans", "policies", "providers"]);
     let served = Served { health: health.clone(), metrics: metrics.clone() };
     let listener = server::bind(options.listen).await?;
     let serving = tokio::spawn(server::serve_on(listener, served, stop.clone()));
@@ -73,6 +75,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         namespace: options.namespace,
         metrics: metrics.clone(),
         providers: Providers::default(),
+        policies: Policies::default(),
         commands: OnceLock::new(),
         model_providers: OnceLock::new(),
         executions: Executions::default(),
@@ -89,6 +92,15 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let _ = context.commands.set(commands.store());
     announce(&health, "commands", Api::<AgentCommand>::all(client.clone()));
 
+    let (policy_changed, policy_changes) = futures::channel::mpsc::channel(1);
+    let policies = Controller::new(Api::<PlanPolicy>::all(client.clone()), watcher::Config::default())
+        .graceful_shutdown_on(stop.clone().cancelled_owned());
+    announce(&health, "policies", Api::<PlanPolicy>::all(client.clone()));
+    let following = tokio::spawn({
+        let (context, client) = (context.clone(), client.clone());
+        async move { context.policies.follow(client, policy_changed).await }
+    });
+
     let plans = Controller::new(Api::<ExecutionPlan>::all(client.clone()), active())
         .with_config(workers())
         .watches(Api::<PlanApproval>::all(client.clone()), watcher::Config::default(), |approval| {
@@ -96,6 +108,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
             Some(ObjectRef::new(&approval.spec.plan).within(&namespace))
         })
         .watches(Api::<AgentCommand>::all(client.clone()), active(), plan_of)
+        .reconcile_all_on(policy_changes)
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     announce(&health, "plans", Api::<ExecutionPlan>::all(client.clone()));
 
@@ -110,6 +123,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         tokio::join!(
             commands.run(command::reconcile, on_error::<AgentCommand>, context.clone()).for_each(|_| async {}),
             plans.run(plan::reconcile, on_error::<ExecutionPlan>, context.clone()).for_each(|_| async {}),
+            policies.run(policy::reconcile, on_error::<PlanPolicy>, context.clone()).for_each(|_| async {}),
             providers.run(provider::reconcile, on_error::<ModelProvider>, context.clone()).for_each(|_| async {}),
         )
     };
@@ -123,6 +137,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         () = patience => {}
     }
     gauges.abort();
+    following.abort();
     match serving.await {
         Ok(result) => Ok(result?),
         Err(_) => Ok(()),
@@ -175,6 +190,7 @@ fn on_error<K: ResourceExt<DynamicType = ()>>(object: Arc<K>, error: &Error, con
     context.metrics.reconcile_failed(match kind.as_ref() {
         "AgentCommand" => "AgentCommand",
         "ExecutionPlan" => "ExecutionPlan",
+        "PlanPolicy" => "PlanPolicy",
         _ => "ModelProvider",
     });
     Action::requeue(Duration::from_secs(5))
