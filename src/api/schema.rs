@@ -48,3 +48,8 @@ pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
 pub(super) fn required_duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "maxLength": 32, "pattern": DURATION })
 }
+
+/// An amount of money that may be left out: a decimal number, never negative.
+pub(super) fn amount(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "null"], "maxLength": 24, "pattern": r"^[0-9]{1,15}(\.[0-9]{1,6})?$" })
+}

@@ -1,4 +1,5 @@
 use super::leader::Leadership;
+use super::policy::Policies;
 use super::provider::Providers;
 use crate::api::{AgentCommand, ExecutionPlan, ModelProvider};
 use crate::cluster::{Cluster, ClusterError};
@@ -23,6 +24,7 @@ pub(super) struct Context {
     pub recorder: Recorder,
     pub metrics: Metrics,
     pub providers: Providers,
+    pub policies: Policies,
     pub commands: OnceLock<Store<AgentCommand>>,
     pub model_providers: OnceLock<Store<ModelProvider>>,
     pub executions: Executions,
@@ -113,6 +115,8 @@ pub(super) enum Error {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    #[error("the policies cannot be read, and nothing is planned without them: {0}")]
+    PoliciesUnread(String),
     #[error("the digest could not be computed: {0}")]
     Digest(String),
     /// The name of a plan belongs to somebody else's.

@@ -7,6 +7,7 @@ mod interpret;
 mod leader;
 mod notice;
 mod plan;
+mod policy;
 mod provider;
 mod run;
 

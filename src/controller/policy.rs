@@ -1,0 +1,205 @@
+use super::context::{Context, Error, while_doing};
+use super::notice::notice;
+use crate::api::{
+    ConditionType, ExecutionPlan, ExecutionPlanSpec, FINISHED_LABEL, PlanPhase, PlanPolicy, RiskLevel, condition,
+    set_condition,
+};
+use crate::cluster::ListOptions;
+use crate::plan::Namespace;
+use crate::plan::policy::{Amount, CompiledPolicy, PlanFacts, Spending, Verdict, judge};
+use futures::StreamExt;
+use futures::channel::mpsc;
+use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
+use kube::api::{Api, DynamicObject, ListParams, PostParams};
+use kube::core::discovery::ApiResource;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::controller::Action;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, ResourceExt};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// How many finished plans are read at a time when a month is added up.
+const PAGE: u32 = 500;
+
+/// The policies of the cluster, compiled once each time that one changes.
+pub(super) struct Policies {
+    known: RwLock<Known>,
+}
+
+enum Known {
+    /// Not read yet, or not any more: the words say why, if there is a reason.
+    Unread(Option<String>),
+    Read(BTreeMap<String, Arc<CompiledPolicy>>),
+}
+
+/// What the policies say, or that nobody knows what they say: then nothing may run.
+pub(super) enum Judged {
+    Verdict(Box<Verdict>),
+    /// The policies are being read for the first time.
+    NotYet,
+    /// They cannot be read.
+    Unreadable(String),
+}
+
+impl Default for Policies {
+    fn default() -> Self {
+        Self { known: RwLock::new(Known::Unread(None)) }
+    }
+}
+
+impl Policies {
+    /// Keeps the policies up to date for as long as it is polled. Each change is told to `changed`.
+    pub async fn follow(&self, client: Client, mut changed: mpsc::Sender<()>) {
+        // Not by type: one policy that cannot be read must not hide the others.
+        let policies: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<PlanPolicy>(&()));
+        let mut events = watcher(policies, watcher::Config::default()).default_backoff().boxed();
+        let mut listed = BTreeMap::new();
+        while let Some(event) = events.next().await {
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            match (event, &mut *known) {
+                (Ok(Event::Init), _) => listed.clear(),
+                (Ok(Event::InitApply(object)), _) => {
+                    listed.insert(object.name_any(), compiled(object));
+                    continue;
+                }
+                (Ok(Event::InitDone), known) => *known = Known::Read(std::mem::take(&mut listed)),
+                (Ok(Event::Apply(object)), Known::Read(policies)) => {
+                    policies.insert(object.name_any(), compiled(object));
+                }
+                (Ok(Event::Delete(object)), Known::Read(policies)) => {
+                    policies.remove(&object.name_any());
+                }
+                (Ok(Event::Apply(_) | Event::Delete(_)), Known::Unread(_)) => {}
+                (Err(error), known) => {
+                    tracing::warn!(%error, "the policies cannot be watched, trying again");
+                    // A watch that broke off is taken up where it was; a list that is refused says nothing any more.
+                    if let watcher::Error::InitialListFailed(error) = error {
+                        *known = Known::Unread(Some(error.to_string()));
+                    }
+                }
+            }
+            drop(known);
+            // Whoever has one waiting judges by the newest anyway.
+            let _ = changed.try_send(());
+        }
+    }
+
+    /// Whether the policies are known; if not, why.
+    pub fn read(&self) -> Result<(), String> {
+        let unread = |reason: Option<String>| reason.unwrap_or_else(|| "they are being read".to_owned());
+        self.current().map(|_| ()).map_err(unread)
+    }
+
+    fn current(&self) -> Result<Vec<Arc<CompiledPolicy>>, Option<String>> {
+        match &*self.known.read().unwrap_or_else(PoisonError::into_inner) {
+            Known::Read(policies) => Ok(policies.values().cloned().collect()),
+            Known::Unread(reason) => Err(reason.clone()),
+        }
+    }
+}
+
+fn compiled(object: DynamicObject) -> Arc<CompiledPolicy> {
+    let name = object.name_any();
+    match object.try_parse::<PlanPolicy>() {
+        Ok(policy) => CompiledPolicy::new(&policy),
+        Err(error) => CompiledPolicy::unreadable(&name, &error.to_string()),
+    }
+}
+
+/// What the policies say to a plan of `namespace` now.
+pub(super) async fn verdict(
+    spec: &ExecutionPlanSpec,
+    namespace: &str,
+    risk: RiskLevel,
+    context: &Context,
+) -> Result<Judged, Error> {
+    let policies = match context.policies.current() {
+        Ok(policies) => policies,
+        Err(None) => return Ok(Judged::NotYet),
+        Err(Some(reason)) => return Ok(Judged::Unreadable(reason)),
+    };
+    let namespaces = if policies.is_empty() { Vec::new() } else { namespaces(context).await? };
+    let costs = spec.estimate.as_ref().is_some_and(|estimate| estimate.monthly_cost.is_some());
+    let spent = if costs && policies.iter().any(|policy| policy.counts_months()) {
+        spent_this_month(&namespaces, context).await?
+    } else {
+        Vec::new()
+    };
+    let facts = PlanFacts::new(spec, risk, namespace, &namespaces, &spent);
+    Ok(Judged::Verdict(Box::new(judge(&policies, &facts, Some(Timestamp::now())))))
+}
+
+async fn namespaces(context: &Context) -> Result<Vec<Namespace>, Error> {
+    let catalog = context.cluster.catalog().await?;
+    let Some(kind) = catalog.by_group_kind("", "Namespace") else { return Ok(Vec::new()) };
+    let objects = context.cluster.operator().list(kind, None, &ListOptions::default()).await?;
+    Ok(objects.iter().filter_map(Namespace::of).collect())
+}
+
+/// What the plans cost that were carried out since the first of the month (UTC).
+async fn spent_this_month(namespaces: &[Namespace], context: &Context) -> Result<Vec<Spending>, Error> {
+    let plans: Api<ExecutionPlan> = Api::all(context.client.clone());
+    let month = |at: Timestamp| at.to_zoned(TimeZone::UTC).date().first_of_month();
+    let this_month = month(Timestamp::now());
+    let mut spent = Vec::new();
+    let mut page = ListParams::default().labels(FINISHED_LABEL).limit(PAGE);
+    loop {
+        let list = plans.list(&page).await.map_err(while_doing("adding up what the plans of this month cost"))?;
+        for plan in &list.items {
+            let Some(status) = &plan.status else { continue };
+            let finished = status.finished_at.as_ref().map(|time| month(time.0));
+            if status.phase != Some(PlanPhase::Succeeded) || finished != Some(this_month) {
+                continue;
+            }
+            let Some(estimate) = &plan.spec.estimate else { continue };
+            let (Some(cost), Some(currency)) = (&estimate.monthly_cost, &estimate.currency) else { continue };
+            let Some(amount) = Amount::parse(cost) else { continue };
+            let name = plan.namespace().unwrap_or_default();
+            let known = namespaces.iter().find(|namespace| namespace.name == name).cloned();
+            let namespace = known.unwrap_or(Namespace { name, labels: BTreeMap::new() });
+            spent.push(Spending { namespace, amount, currency: currency.clone() });
+        }
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(spent),
+        }
+    }
+}
+
+/// Compiles a policy, tries its examples and writes down whether it can be used.
+pub(super) async fn reconcile(policy: Arc<PlanPolicy>, context: Arc<Context>) -> Result<Action, Error> {
+    if policy.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let compiled = CompiledPolicy::new(&policy);
+    let faults: Vec<String> = compiled.faults().iter().map(ToString::to_string).collect();
+    let ready = faults.is_empty();
+    let (reason, message) = match (ready, compiled.examples().len()) {
+        (false, _) => (compiled.faults()[0].reason(), faults.join("; ")),
+        (true, 0) => ("Compiled", "in force; it has no examples".to_owned()),
+        (true, 1) => ("ExamplesPass", "in force; its example passes".to_owned()),
+        (true, count) => ("ExamplesPass", format!("in force; all {count} examples pass")),
+    };
+    let generation = policy.metadata.generation;
+    let before = policy.status.clone().unwrap_or_default();
+    let mut status = before.clone();
+    status.observed_generation = generation;
+    set_condition(&mut status.conditions, ConditionType::Ready, ready, reason, &message, generation);
+    set_condition(&mut status.conditions, ConditionType::Stalled, !ready, reason, &message, generation);
+    if status == before {
+        return Ok(Action::await_change());
+    }
+    let said = condition(&before.conditions, ConditionType::Ready).map(|known| known.message.clone());
+    let policies: Api<PlanPolicy> = Api::all(context.client.clone());
+    let mut updated = (*policy).clone();
+    updated.status = Some(status);
+    policies
+        .replace_status(&policy.name_any(), &PostParams::default(), &updated)
+        .await
+        .map_err(while_doing("writing a policy's status"))?;
+    if said.as_deref() != Some(message.as_str()) {
+        notice(&context, policy.as_ref(), !ready, reason, "Compile", &message).await;
+    }
+    Ok(Action::await_change())
+}
