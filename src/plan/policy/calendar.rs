@@ -53,7 +53,7 @@ impl Stretch {
             .map_err(|_| format!("timeZone '{name}' is no IANA time zone, for example Europe/Berlin"))?;
         let length = SignedDuration::try_from(Duration::from(window.duration))
             .ok()
-            .filter(|length| length.is_positive())
+            .filter(SignedDuration::is_positive)
             .ok_or_else(|| "duration must be longer than nothing".to_owned())?;
         let stretch = Self { cron, length, zone, reason: window.reason.clone() };
         let some_day = Timestamp::from_second(0).map_err(|error| error.to_string())?;
