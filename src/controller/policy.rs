@@ -101,10 +101,10 @@ impl Policies {
 
 fn compiled(object: DynamicObject) -> Arc<CompiledPolicy> {
     let name = object.name_any();
-    match object.try_parse::<PlanPolicy>() {
+    Arc::new(match object.try_parse::<PlanPolicy>() {
         Ok(policy) => CompiledPolicy::new(&policy),
         Err(error) => CompiledPolicy::unreadable(&name, &error.to_string()),
-    }
+    })
 }
 
 /// What the policies say to a plan of `namespace` now.

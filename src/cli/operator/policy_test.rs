@@ -7,13 +7,12 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// A policy as it was read from a file, and what came of it.
 pub(super) struct Tested {
     file: PathBuf,
     name: String,
-    compiled: Arc<CompiledPolicy>,
+    compiled: CompiledPolicy,
 }
 
 impl Tested {
