@@ -355,6 +355,7 @@ fn windows_and_freezes_follow_the_clock_of_their_zone() {
     let facts = PlanFacts::new(&plan, RiskLevel::Low, "shop", &[], &[]);
     let verdict =
         judge(&[policy("p", &format!("{{ {ALWAYS} }}"))], &facts, Some("2026-01-01T00:00:00Z".parse().unwrap()));
+    assert!(ruling(&verdict).ends_with("policy p: changes are frozen without end"), "{}", ruling(&verdict));
     assert!(matches!(verdict.ruling, Ruling::Wait { until: Some(_), .. }));
 }
 
