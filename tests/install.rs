@@ -168,6 +168,7 @@ fn the_api_server_takes_the_manifests_strictly() {
     cluster
         .admin(&["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "config/samples"], None)
         .unwrap();
+    cluster.admin(&[&strictly[..4], &["-f", "config/samples/policies"]].concat(), None).unwrap();
     for folder in ["config/default", "config/e2e"] {
         cluster
             .admin(&["apply", "--server-side", "--dry-run=server", "--validate=strict", "-k", folder], None)

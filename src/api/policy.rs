@@ -304,7 +304,7 @@ pub struct PolicyExample {
     pub name: String,
     /// The spec of an ExecutionPlan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::any_value")]
+    #[schemars(schema_with = "schema::any_object")]
     pub plan: Option<Value>,
     /// Instead of a plan: the operation of its only step.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -7,6 +7,12 @@ pub(super) fn any_value(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "x-kubernetes-preserve-unknown-fields": true })
 }
 
+/// Any JSON object, kept as it is by the API server. Unlike [`any_value`] it has a type, without which rules in CEL cannot
+/// ask for it.
+pub(super) fn any_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}
+
 /// A whole Kubernetes object: `apiVersion`, `kind` and `metadata` are demanded by the API server.
 pub(super) fn embedded_object(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -18,9 +18,13 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, ResourceExt};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 /// How many finished plans are read at a time when a month is added up.
 const PAGE: u32 = 500;
+
+/// How long to wait before the policies are listed again after their watch was refused.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// The policies of the cluster, compiled once each time that one changes.
 pub(super) struct Policies {
@@ -53,36 +57,63 @@ impl Policies {
     pub async fn follow(&self, client: Client, mut changed: mpsc::Sender<()>) {
         // Not by type: one policy that cannot be read must not hide the others.
         let policies: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<PlanPolicy>(&()));
-        let mut events = watcher(policies, watcher::Config::default()).default_backoff().boxed();
-        let mut listed = BTreeMap::new();
-        while let Some(event) = events.next().await {
-            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            match (event, &mut *known) {
-                (Ok(Event::Init), _) => listed.clear(),
-                (Ok(Event::InitApply(object)), _) => {
-                    listed.insert(object.name_any(), compiled(object));
-                    continue;
-                }
-                (Ok(Event::InitDone), known) => *known = Known::Read(std::mem::take(&mut listed)),
-                (Ok(Event::Apply(object)), Known::Read(policies)) => {
-                    policies.insert(object.name_any(), compiled(object));
-                }
-                (Ok(Event::Delete(object)), Known::Read(policies)) => {
-                    policies.remove(&object.name_any());
-                }
-                (Ok(Event::Apply(_) | Event::Delete(_)), Known::Unread(_)) => {}
-                (Err(error), known) => {
-                    tracing::warn!(%error, "the policies cannot be watched, trying again");
-                    // A watch that broke off is taken up where it was; a list that is refused says nothing any more.
-                    if let watcher::Error::InitialListFailed(error) = error {
-                        *known = Known::Unread(Some(error.to_string()));
+        loop {
+            let mut events = watcher(policies.clone(), watcher::Config::default()).default_backoff().boxed();
+            let mut listed = BTreeMap::new();
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(event) => self.note(event, &mut listed, &mut changed),
+                    Err(error) => {
+                        tracing::warn!(%error, "the policies cannot be watched, trying again");
+                        match &error {
+                            // Taken up where it was.
+                            watcher::Error::WatchError(_) | watcher::Error::WatchFailed(_) => {}
+                            watcher::Error::InitialListFailed(_) => self.forget(&error),
+                            // What changes meanwhile is not seen. A watch that comes back would not say so; a list does.
+                            watcher::Error::WatchStartFailed(_) | watcher::Error::NoResourceVersion => {
+                                self.forget(&error);
+                                break;
+                            }
+                        }
                     }
                 }
             }
-            drop(known);
-            // Whoever has one waiting judges by the newest anyway.
-            let _ = changed.try_send(());
+            tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    fn note(
+        &self,
+        event: Event<DynamicObject>,
+        listed: &mut BTreeMap<String, Arc<CompiledPolicy>>,
+        changed: &mut mpsc::Sender<()>,
+    ) {
+        if let Event::InitApply(object) = event {
+            listed.insert(object.name_any(), compiled(object));
+            return;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        match (event, &mut *known) {
+            (Event::Init, _) => {
+                listed.clear();
+                return;
+            }
+            (Event::InitDone, known) => *known = Known::Read(std::mem::take(listed)),
+            (Event::Apply(object), Known::Read(policies)) => {
+                policies.insert(object.name_any(), compiled(object));
+            }
+            (Event::Delete(object), Known::Read(policies)) => {
+                policies.remove(&object.name_any());
+            }
+            (Event::Apply(_) | Event::Delete(_) | Event::InitApply(_), _) => {}
+        }
+        drop(known);
+        // A message that is already waiting serves: whoever reads it judges by the newest.
+        let _ = changed.try_send(());
+    }
+
+    fn forget(&self, error: &watcher::Error) {
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known::Unread(Some(error.to_string()));
     }
 
     /// Whether the policies are known; if not, why.
@@ -101,10 +132,10 @@ impl Policies {
 
 fn compiled(object: DynamicObject) -> Arc<CompiledPolicy> {
     let name = object.name_any();
-    match object.try_parse::<PlanPolicy>() {
+    Arc::new(match object.try_parse::<PlanPolicy>() {
         Ok(policy) => CompiledPolicy::new(&policy),
         Err(error) => CompiledPolicy::unreadable(&name, &error.to_string()),
-    }
+    })
 }
 
 /// What the policies say to a plan of `namespace` now.
@@ -202,4 +233,41 @@ pub(super) async fn reconcile(policy: Arc<PlanPolicy>, context: Arc<Context>) ->
         notice(&context, policy.as_ref(), !ready, reason, "Compile", &message).await;
     }
     Ok(Action::await_change())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(name: &str, spec: &serde_json::Value) -> DynamicObject {
+        let object = json!({ "apiVersion": "countersign.dev/v1alpha1", "kind": "PlanPolicy", "metadata": { "name": name }, "spec": spec });
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn policies_are_known_from_a_whole_list_on_and_forgotten_with_the_right_to_read_them() {
+        let policies = Policies::default();
+        let (mut changed, mut told) = mpsc::channel(1);
+        let mut listed = BTreeMap::new();
+        let mut note = |event| policies.note(event, &mut listed, &mut changed);
+        let names = || policies.current().map(|known| known.iter().map(|p| p.name().to_owned()).collect::<Vec<_>>());
+        note(Event::Init);
+        note(Event::InitApply(object("a", &json!({}))));
+        assert_eq!(names(), Err(None));
+        assert!(told.try_recv().is_err());
+        note(Event::InitDone);
+        note(Event::Apply(object("b", &json!({ "automation": "Sometimes" }))));
+        assert_eq!(names(), Ok(vec!["a".to_owned(), "b".to_owned()]));
+        assert!(told.try_recv().is_ok());
+        let unreadable = &policies.current().unwrap()[1];
+        assert_eq!(unreadable.faults()[0].reason(), "Unreadable");
+        note(Event::Delete(object("a", &json!({}))));
+        assert_eq!(names(), Ok(vec!["b".to_owned()]));
+        policies.forget(&watcher::Error::NoResourceVersion);
+        assert!(policies.read().unwrap_err().contains("resourceVersion"));
+        // What comes late does not stand for the whole.
+        note(Event::Apply(object("c", &json!({}))));
+        assert!(policies.read().is_err());
+    }
 }

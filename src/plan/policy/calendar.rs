@@ -25,6 +25,12 @@ struct Stretch {
     reason: Option<String>,
 }
 
+/// The end of a stretch; when it is not known, the time to look again.
+struct End {
+    at: Timestamp,
+    known: bool,
+}
+
 impl Calendar {
     /// Reads windows and freezes; what is wrong goes to `faults`.
     pub fn new(windows: &[TimeWindow], freezes: &[TimeWindow], faults: &mut Vec<PolicyFault>) -> Self {
@@ -53,7 +59,7 @@ impl Stretch {
             .map_err(|_| format!("timeZone '{name}' is no IANA time zone, for example Europe/Berlin"))?;
         let length = SignedDuration::try_from(Duration::from(window.duration))
             .ok()
-            .filter(|length| length.is_positive())
+            .filter(SignedDuration::is_positive)
             .ok_or_else(|| "duration must be longer than nothing".to_owned())?;
         let stretch = Self { cron, length, zone, reason: window.reason.clone() };
         let some_day = Timestamp::from_second(0).map_err(|error| error.to_string())?;
@@ -73,8 +79,9 @@ impl Stretch {
         next.map(|start| start.timestamp()).map_err(|error| error.to_string())
     }
 
-    /// When the stretch ends that holds at `now`; `None` outside of it. The bound is exclusive.
-    fn end(&self, now: Timestamp) -> Result<Option<Timestamp>, String> {
+    /// When the stretch ends that holds at `now`; `None` outside of it. The bound is exclusive, and it is none when
+    /// repetitions follow each other as far as one cares to look.
+    fn end(&self, now: Timestamp) -> Result<Option<End>, String> {
         let after = |start: Timestamp| start.checked_add(self.length).map_err(|error| error.to_string());
         let mut start = match self.cron.find_previous_occurrence(&self.zoned(now), true) {
             Ok(start) => start.timestamp(),
@@ -87,12 +94,12 @@ impl Stretch {
         for _ in 0..MAX_REPETITIONS {
             let next = self.next_start(start)?;
             if next > end {
-                break;
+                return Ok(Some(End { at: end, known: true }));
             }
             start = next;
             end = after(next)?;
         }
-        Ok(Some(end))
+        Ok(Some(End { at: end, known: false }))
     }
 }
 
@@ -105,9 +112,14 @@ impl Evaluate for Calendar {
             match freeze.end(now) {
                 Ok(None) => {}
                 Ok(Some(end)) => {
-                    let local = end.to_zoned(freeze.zone.clone());
-                    let reason = format!("changes are frozen{} until {}", because(freeze), local.strftime("%F %R %Z"));
-                    objections.push(Objection::Wait { reason, until: Some(end) });
+                    let local = end.at.to_zoned(freeze.zone.clone());
+                    let until = if end.known {
+                        format!("until {}", local.strftime("%F %R %Z"))
+                    } else {
+                        "without end".to_owned()
+                    };
+                    let reason = format!("changes are frozen{} {until}", because(freeze));
+                    objections.push(Objection::Wait { reason, until: Some(end.at) });
                 }
                 Err(error) => {
                     let reason = format!("a freeze cannot be told from the time{}: {error}", because(freeze));

@@ -8,7 +8,6 @@ use crate::api::{Automation, PlanPolicy, PlanPolicySpec};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::core::Selector;
-use std::sync::Arc;
 
 /// What is wrong with a policy. It makes the policy not Ready, and every plan that it matches waits.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -85,7 +84,7 @@ pub struct CompiledPolicy {
 impl CompiledPolicy {
     /// Compiles a policy and tries its examples. It always gives a policy: one with faults holds back what it matches.
     #[must_use]
-    pub fn new(policy: &PlanPolicy) -> Arc<Self> {
+    pub fn new(policy: &PlanPolicy) -> Self {
         let spec = &policy.spec;
         let mut faults = Vec::new();
         let selector = spec.namespace_selector.clone().and_then(|selector| match Selector::try_from(selector) {
@@ -124,31 +123,26 @@ impl CompiledPolicy {
         let name = policy.name_any();
         let mut compiled = Self { name, spec: spec.clone(), selector, evaluators, faults, examples: Vec::new() };
         if compiled.faults.is_empty() {
-            let tried = Arc::new(compiled);
-            let outcomes = examples::run(&tried);
-            // Nobody else has seen it yet.
-            let Some(unshared) = Arc::into_inner(tried) else { return Self::new(policy) };
-            compiled = unshared;
-            let failed = outcomes.iter().filter(|outcome| !outcome.passed());
-            compiled.faults.extend(
-                failed.map(|outcome| PolicyFault::Example { name: outcome.name.clone(), reason: outcome.difference() }),
-            );
-            compiled.examples = outcomes;
+            compiled.examples = examples::run(&compiled);
+            let failed = compiled.examples.iter().filter(|outcome| !outcome.passed());
+            compiled.faults = failed
+                .map(|outcome| PolicyFault::Example { name: outcome.name.clone(), reason: outcome.difference() })
+                .collect();
         }
-        Arc::new(compiled)
+        compiled
     }
 
     /// Stands for a policy that cannot be read: it matches every plan and lets none run.
     #[must_use]
-    pub fn unreadable(name: &str, reason: &str) -> Arc<Self> {
-        Arc::new(Self {
+    pub fn unreadable(name: &str, reason: &str) -> Self {
+        Self {
             name: name.to_owned(),
             spec: PlanPolicySpec::default(),
             selector: None,
             evaluators: Vec::new(),
             faults: vec![PolicyFault::Unreadable(reason.to_owned())],
             examples: Vec::new(),
-        })
+        }
     }
 
     /// The policy's name.

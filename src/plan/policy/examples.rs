@@ -4,7 +4,6 @@ use crate::api::{
     unknown_fields,
 };
 use crate::plan::Namespace;
-use std::sync::Arc;
 
 /// What came of one example.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,11 +47,11 @@ fn shown(expectation: &Expectation, approvals: bool) -> String {
 }
 
 /// Judges every example by the policy alone.
-pub(super) fn run(policy: &Arc<CompiledPolicy>) -> Vec<ExampleOutcome> {
+pub(super) fn run(policy: &CompiledPolicy) -> Vec<ExampleOutcome> {
     policy.spec().examples.iter().map(|example| outcome(policy, example)).collect()
 }
 
-fn outcome(policy: &Arc<CompiledPolicy>, example: &PolicyExample) -> ExampleOutcome {
+fn outcome(policy: &CompiledPolicy, example: &PolicyExample) -> ExampleOutcome {
     let (found, reasons) = match judged(policy, example) {
         Ok((found, reasons)) => (Ok(found), reasons),
         Err(reason) => (Err(reason), Vec::new()),
@@ -60,7 +59,7 @@ fn outcome(policy: &Arc<CompiledPolicy>, example: &PolicyExample) -> ExampleOutc
     ExampleOutcome { name: example.name.clone(), expected: example.expect.clone(), found, reasons }
 }
 
-fn judged(policy: &Arc<CompiledPolicy>, example: &PolicyExample) -> Result<(Expectation, Vec<String>), String> {
+fn judged(policy: &CompiledPolicy, example: &PolicyExample) -> Result<(Expectation, Vec<String>), String> {
     let spec = plan_of(example)?;
     crate::plan::validate(&spec).map_err(|error| format!("its plan is not valid: {error}"))?;
     let target = spec.steps.first().and_then(|step| step.operation.target().ok().flatten());
@@ -70,7 +69,7 @@ fn judged(policy: &Arc<CompiledPolicy>, example: &PolicyExample) -> Result<(Expe
         example.namespace_labels.iter().map(|labels| Namespace { name: own.clone(), labels: labels.clone() }).collect();
     let facts = PlanFacts::new(&spec, spec.risk.level, &own, &known, &[]);
     let facts = if example.namespace_labels.is_none() { facts.selected() } else { facts };
-    let verdict = judge(std::slice::from_ref(policy), &facts, example.at.as_ref().map(|time| time.0));
+    let verdict = judge(&[policy], &facts, example.at.as_ref().map(|time| time.0));
     let (kind, reasons) = match verdict.ruling {
         Ruling::Allow => (ExpectedVerdict::Allow, Vec::new()),
         Ruling::Deny { reasons } => (ExpectedVerdict::Deny, reasons),

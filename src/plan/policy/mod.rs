@@ -22,8 +22,8 @@ pub use facts::PlanFacts;
 
 use crate::api::{PolicyDemand, RiskLevel};
 use k8s_openapi::jiff::Timestamp;
+use std::borrow::Borrow;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How many people must approve a plan of that risk when no policy says otherwise: none for `low`, one for `medium` and
@@ -90,9 +90,12 @@ trait Evaluate: fmt::Debug + Send + Sync {
 
 /// Judges a plan by all policies that match it. Without a time, windows and freezes are left out.
 #[must_use]
-pub fn judge(policies: &[Arc<CompiledPolicy>], facts: &PlanFacts<'_>, now: Option<Timestamp>) -> Verdict {
+pub fn judge<P>(policies: &[P], facts: &PlanFacts<'_>, now: Option<Timestamp>) -> Verdict
+where
+    P: Borrow<CompiledPolicy>,
+{
     let matching: Vec<&CompiledPolicy> =
-        policies.iter().map(Arc::as_ref).filter(|policy| policy.matches(facts)).collect();
+        policies.iter().map(Borrow::borrow).filter(|policy: &&CompiledPolicy| policy.matches(facts)).collect();
     let mut denials = Vec::new();
     let mut waits = Vec::new();
     let mut until: Option<Timestamp> = None;
@@ -114,7 +117,7 @@ pub fn judge(policies: &[Arc<CompiledPolicy>], facts: &PlanFacts<'_>, now: Optio
     } else {
         Ruling::Wait { reasons: waits, until }
     };
-    terms::verdict(ruling, &matching, facts.risk)
+    terms::verdict(ruling, &matching, facts)
 }
 
 /// `text` in the sense of `pattern`, in which `*` stands for any text; letters are compared without regard to case, for a

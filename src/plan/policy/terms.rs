@@ -1,4 +1,4 @@
-use super::{CompiledPolicy, Ruling, Verdict, approvals_required};
+use super::{CompiledPolicy, PlanFacts, Ruling, Verdict, approvals_required};
 use crate::api::{Automation, PolicyDemand, RiskLevel};
 use std::time::Duration;
 
@@ -6,7 +6,8 @@ use std::time::Duration;
 const BUILT_IN: &str = "built-in";
 
 /// The strictest value of each field of all policies that match, and who asked for it.
-pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], risk: RiskLevel) -> Verdict {
+pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], facts: &PlanFacts<'_>) -> Verdict {
+    let risk = facts.risk;
     let specs = || policies.iter().map(|policy| policy.spec());
     let automation = specs().filter_map(|spec| spec.automation).min().unwrap_or(Automation::SemiAuto);
     let configured = specs().filter_map(|spec| spec.approvals.as_ref()?.of(risk)).max();
@@ -18,8 +19,8 @@ pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], risk: RiskLe
     let approvals = by_risk.max(u32::from(automation <= Automation::Manual));
     let separation = specs().filter_map(|spec| spec.separation_of_duties).max().unwrap_or(true);
     let lifetime = specs().filter_map(|spec| spec.approval_lifetime).map(Duration::from).min();
-    let observe =
-        specs().filter_map(|spec| spec.observe.as_ref()).map(|observe| Duration::from(observe.duration)).max();
+    let watches = specs().filter_map(|spec| spec.observe.as_ref()).map(|observe| Duration::from(observe.duration));
+    let observe = watches.max().filter(|_| facts.mutates());
     let groups = specs().map(|spec| spec.approver_groups.clone()).filter(|groups| !groups.is_empty()).collect();
     let mut demanded_by: Vec<PolicyDemand> = policies
         .iter()

@@ -3,10 +3,11 @@ use crate::api::{ExecutionPlanSpec, PlanPolicy};
 use crate::plan::Namespace;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 fn policy(name: &str, spec: &str) -> Arc<CompiledPolicy> {
     let spec = serde_yaml::from_str(spec).unwrap_or_else(|error| panic!("{name}: {error}"));
-    CompiledPolicy::new(&PlanPolicy::new(name, spec))
+    Arc::new(CompiledPolicy::new(&PlanPolicy::new(name, spec)))
 }
 
 fn plan(steps: &str) -> ExecutionPlanSpec {
@@ -97,6 +98,13 @@ fn automation_sets_the_floor_of_approvals() {
     assert_eq!(judged(std::slice::from_ref(&full), DELETE, RiskLevel::Critical).approvals_required, 0);
     let manual = policy("manual", "{ automation: Manual }");
     assert_eq!(judged(&[full, manual], DELETE, RiskLevel::Critical).approvals_required, 2);
+}
+
+#[test]
+fn nothing_is_watched_where_nothing_changes() {
+    let policy = policy("p", "{ observe: { for: 90s } }");
+    let observe = |steps: &str| judged(std::slice::from_ref(&policy), steps, RiskLevel::Low).observe;
+    assert_eq!((observe(DELETE), observe(WAIT)), (Some(Duration::from_secs(90)), None));
 }
 
 #[test]
@@ -347,6 +355,7 @@ fn windows_and_freezes_follow_the_clock_of_their_zone() {
     let facts = PlanFacts::new(&plan, RiskLevel::Low, "shop", &[], &[]);
     let verdict =
         judge(&[policy("p", &format!("{{ {ALWAYS} }}"))], &facts, Some("2026-01-01T00:00:00Z".parse().unwrap()));
+    assert!(ruling(&verdict).ends_with("policy p: changes are frozen without end"), "{}", ruling(&verdict));
     assert!(matches!(verdict.ruling, Ruling::Wait { until: Some(_), .. }));
 }
 
