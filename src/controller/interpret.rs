@@ -2,8 +2,8 @@
 
 use super::context::{Context, Error, while_doing};
 use crate::api::{
-    Action, AgentCommand, Answer, CommandContext, CommandPhase, ConfidenceLevel, Estimate, ExecutionPlanSpec, Intent,
-    Interpretation, Mode, OperationKind, Step, Usage,
+    Action, ActionType, AgentCommand, Answer, CommandContext, CommandPhase, ConfidenceLevel, Estimate,
+    ExecutionPlanSpec, Intent, Interpretation, Mode, OperationKind, Step, Usage,
 };
 use crate::cluster::{Access, Catalog, ListOptions};
 use crate::draft::{Draft, ToolCall};
@@ -317,7 +317,9 @@ fn asks_back(draft: &Draft) -> Option<Made> {
         let question = format!("I am not sure that I understood. Do you mean: {}", draft.interpretation);
         return Some(Made::Question { question, reason: "LowConfidence" });
     }
-    let reads_only = |call: &ToolCall| tools::tool(&call.tool).is_some_and(tools::Tool::read_only);
+    let reads_only = |call: &ToolCall| {
+        tools::tool(&call.tool).is_some_and(|tool| tool.read_only() || tool.action() == ActionType::Monitor)
+    };
     if draft.intent.is_read_only() && draft.intent != Intent::Troubleshoot && !draft.tool_calls.iter().all(reads_only) {
         let question = format!(
             "Do you want to know something, or should something be changed? I understood: {}",

@@ -149,7 +149,7 @@ async fn await_approval(
             wait(plan, context, &before, status, &message).await
         }
         Approval::Approved { by } => {
-            if signals.suspended {
+            if signals.suspended && still_suspended(plan, context).await? {
                 return wait(plan, context, &before, status, "approved; suspended by its command").await;
             }
             // A plan that this process made a moment ago had its rights checked then.
@@ -179,11 +179,21 @@ async fn await_approval(
             ensure_finalizer(plan, context).await?;
             notice(context, plan, false, "Approved", "Approve", &message).await;
             if let Some(approved) = judgement.approve(plan) {
-                execute(context, &approved, status, signals);
+                execute(context, &approved, status, Signals { suspended: false, ..signals });
             }
             Ok(Action::await_change())
         }
     }
+}
+
+/// Whether the plan's command pauses right now. What brings the plan here may be the command going on, before the cache of
+/// commands shows it; nothing would come after that.
+async fn still_suspended(plan: &ExecutionPlan, context: &Context) -> Result<bool, Error> {
+    let Some(reference) = &plan.spec.command_ref else { return Ok(false) };
+    let namespace = plan.namespace().unwrap_or_default();
+    let commands: Api<AgentCommand> = Api::namespaced(context.client.clone(), &namespace);
+    let command = commands.get_opt(&reference.name).await.map_err(while_doing("reading the plan's command"))?;
+    Ok(command.is_some_and(|command| command.spec.suspend))
 }
 
 async fn approvals_of(plan: &ExecutionPlan, context: &Context) -> Result<Vec<PlanApproval>, Error> {

@@ -162,8 +162,11 @@ pub fn merge_answers(mut answers: Vec<Answer>) -> Answer {
     if answers.len() <= 1 {
         return answers.pop().unwrap_or_default();
     }
+    if answers.iter().any(|answer| !answer.rows.is_empty()) {
+        // What there is none of goes without saying where there is something.
+        answers.retain(|answer| !answer.rows.is_empty());
+    }
     let text = answers.iter().map(|answer| answer.text.as_str()).collect::<Vec<_>>().join(" ");
-    answers.retain(|answer| !answer.rows.is_empty());
     let columns = answers.first().map(|answer| answer.columns.clone()).unwrap_or_default();
     let uniform = answers.iter().all(|answer| answer.columns == columns);
     let mut merged = Vec::new();
@@ -203,7 +206,7 @@ mod tests {
             table("None there.", &["Name"], &[]),
             table("One there.", &["Name"], &[&["c"]]),
         ]);
-        assert_eq!(merged.text, "Two here. None there. One there.");
+        assert_eq!(merged.text, "Two here. One there.");
         assert_eq!(merged.rows.len(), 3);
         assert_eq!(merged.columns, ["Name"]);
     }

@@ -220,17 +220,20 @@ impl Resolver<'_> {
     ) -> Result<Vec<FoundObject>, PlanError> {
         let Some(name) = query.name.as_deref() else { return Ok(Vec::new()) };
         let mut hits = Vec::new();
-        let mut forbidden = None;
+        let (mut forbidden, mut readable) = (None, false);
         for kind in &kinds.kinds {
             // Where a name is looked for among many kinds, the account need not be allowed to read all of them.
             match self.named_of(name, kind, kinds, namespaces, planned).await {
-                Ok(found) => hits.extend(found),
+                Ok(found) => {
+                    readable = true;
+                    hits.extend(found);
+                }
                 Err(error) if error.is_forbidden() && kinds.kinds.len() > 1 => forbidden = forbidden.or(Some(error)),
                 Err(error) => return Err(error.into()),
             }
         }
         match forbidden {
-            Some(error) if hits.is_empty() => Err(error.into()),
+            Some(error) if !readable => Err(error.into()),
             _ => Ok(hits),
         }
     }
@@ -289,6 +292,16 @@ impl Resolver<'_> {
         Ok(hits)
     }
 
+    /// As much of [`Self::list`] as the account may see.
+    async fn visible(&self, query: &TargetQuery, kinds: &Kinds, namespaces: &[String]) -> Vec<FoundObject> {
+        let mut hits = Vec::new();
+        for kind in &kinds.kinds {
+            let one = Kinds { kinds: vec![kind.clone()], group: kinds.group, called: kinds.called.clone() };
+            hits.extend(self.list(query, &one, namespaces).await.unwrap_or_default());
+        }
+        hits
+    }
+
     fn found<'k>(
         &self,
         kind: &'k ResourceKind,
@@ -314,7 +327,7 @@ impl Resolver<'_> {
         };
         let anywhere = TargetQuery { selector: None, ..query.clone() };
         // The account may not be allowed to look further; then less is said.
-        let elsewhere = self.list(&anywhere, kinds, &[]).await.unwrap_or_default();
+        let elsewhere = self.visible(&anywhere, kinds, &[]).await;
         let elsewhere: Vec<_> =
             elsewhere.iter().filter(|hit| hit.reference.name == name && !is_controlled(&hit.object)).collect();
         if !elsewhere.is_empty() && query.scope.namespace.is_none() {
@@ -329,7 +342,7 @@ impl Resolver<'_> {
                 choices,
             };
         }
-        let mut here = self.list(&anywhere, kinds, namespaces).await.unwrap_or_default();
+        let mut here = self.visible(&anywhere, kinds, namespaces).await;
         here.retain(|hit| !is_controlled(&hit.object));
         let nearest = nearest(name, here.iter().map(|hit| hit.reference.name.as_str()));
         let hint = if !nearest.is_empty() {
@@ -405,11 +418,11 @@ fn ambiguous(query: &TargetQuery, kinds: &Kinds, hits: &[FoundObject]) -> PlanEr
     let more = hits.len().saturating_sub(choices.len());
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let named = query.name.as_ref().map(|name| format!(" called '{name}'")).unwrap_or_default();
+    let kind = if kinds.kinds.len() == 1 { format!("{} ", kinds.called) } else { String::new() };
     PlanError::Ask {
         question: format!(
-            "{} {} objects{named} match: {}{more}. Which one do you mean?",
+            "{} {kind}objects{named} match: {}{more}. Which one do you mean?",
             hits.len(),
-            kinds.called,
             choices.join(", ")
         ),
         choices,

@@ -192,7 +192,8 @@ fn step(page: &mut Page, step: &Step, journal: Option<&StepStatus>, several: boo
         changes::body(page, 4, &step.operation);
     }
     if several && (step.risk.level > RiskLevel::Low || !step.risk.reasons.is_empty()) {
-        let reasons = step.risk.reasons.join("; ");
+        let reasons: Vec<&str> = step.risk.reasons.iter().map(|reason| reason.trim_end_matches('.')).collect();
+        let reasons = reasons.join("; ");
         let colon = if reasons.is_empty() { "" } else { ": " };
         let level = span(risk_tone(step.risk.level), step.risk.level.as_str());
         page.paragraph(4, 10, &[span(Tone::Faint, "risk  "), level, plain(format!("{colon}{reasons}"))]);

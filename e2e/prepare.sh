@@ -1,0 +1,50 @@
+# Read by e2e/demo and e2e/test: checks for what both need, and installs what Debian has of it.
+# shellcheck shell=bash
+
+fail() {
+    printf '%s: %s\n' "${0##*/}" "$1" >&2
+    exit 1
+}
+
+# needs COMMAND PACKAGE...: installs the packages where the command is missing and this may be done.
+needs() {
+    local command=$1
+    shift
+    if command -v "$command" >/dev/null; then
+        return
+    fi
+    if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
+        fail "$command is missing; install it (in Debian: apt-get install $*)"
+    fi
+    printf '%s: installing %s\n' "${0##*/}" "$*" >&2
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; } >&2 ||
+        fail "cannot install $*; install $command by other means"
+}
+
+# at_least VERSION WANTED: compares major.minor.
+at_least() {
+    local -i have_major=${1%%.*} want_major=${2%%.*}
+    local have_minor=${1#*.} want_minor=${2#*.}
+    ((have_major > want_major)) || { ((have_major == want_major)) && ((${have_minor%%.*} >= ${want_minor%%.*})); }
+}
+
+prepare() {
+    [[ $(uname -s) == Linux ]] || fail "this takes Linux, and this is $(uname -s); use a virtual machine or a container"
+    if [[ ! -e /etc/ssl/certs/ca-certificates.crt && ! -e /etc/pki/tls/certs/ca-bundle.crt ]]; then
+        needs update-ca-certificates ca-certificates
+    fi
+    needs cc gcc libc6-dev
+    needs git git
+    # Where their own installers put them, and a login shell would look.
+    [[ -d $HOME/.cargo/bin ]] && PATH=$PATH:$HOME/.cargo/bin
+    [[ -d /usr/local/go/bin ]] && PATH=$PATH:/usr/local/go/bin
+    export PATH
+    command -v cargo >/dev/null || fail "Rust 1.90 or newer is needed, and cargo is not on the PATH; install it from https://rustup.rs"
+    local rust go
+    rust=$(rustc --version) || fail "'rustc --version' fails; install Rust 1.90 or newer from https://rustup.rs"
+    rust=${rust#rustc }
+    at_least "${rust%% *}" 1.90 || fail "Rust 1.90 or newer is needed, this is ${rust%% *}; run 'rustup update stable'"
+    command -v go >/dev/null || fail "Go 1.26 or newer is needed, and go is not on the PATH; install it from https://go.dev/dl"
+    go=$(GOTOOLCHAIN=local go env GOVERSION) || fail "'go env GOVERSION' fails; install Go 1.26 or newer from https://go.dev/dl"
+    at_least "${go#go}" 1.26 || fail "Go 1.26 or newer is needed, this is ${go#go}; install a newer one from https://go.dev/dl"
+}
