@@ -212,6 +212,8 @@ impl Interpreter<'_> {
         if let Some(made) = asks_back(draft) {
             return Ok(made);
         }
+        // Before anything is looked up: questions name what that account can see.
+        self.check_account().await?;
         let access = self.context.cluster.service_account(&self.namespace, &self.account)?;
         let resolver = Resolver {
             cluster: &self.context.cluster,
@@ -275,21 +277,25 @@ impl Interpreter<'_> {
         Ok(Some(merge_answers(answers)))
     }
 
-    /// Effective rights are what both whoever asked and the service account have; and whoever asked must be allowed to
-    /// use that account.
-    async fn check_rights(&self, catalog: &Catalog, spec: &ExecutionPlanSpec) -> Result<(), PlanError> {
-        let Some(requester) = &self.command.spec.requested_by else {
-            return Err(PlanError::refused(
+    fn requester(&self) -> Result<Actor, PlanError> {
+        self.command.spec.requested_by.as_ref().map(Actor::requester).ok_or_else(|| {
+            PlanError::refused(
                 "UnknownRequester",
                 "It is unknown who asked: spec.requestedBy is empty. Install the admission policies that stamp it, or set it to your own user name.",
-            ));
-        };
-        let requester = Actor::requester(requester);
-        let account = Actor::service_account(&self.namespace, &self.account);
+            )
+        })
+    }
+
+    /// Whoever asked must be allowed to use the service account that looks things up and carries them out.
+    async fn check_account(&self) -> Result<(), PlanError> {
         let usage = right_to_use(&self.namespace, &self.account);
-        let needed = needed_rights(catalog, spec);
-        check_rights(&self.context.cluster, std::slice::from_ref(&requester), &[usage]).await?;
-        check_rights(&self.context.cluster, &[requester, account], &needed).await
+        check_rights(&self.context.cluster, &[self.requester()?], &[usage]).await
+    }
+
+    /// Effective rights are what both whoever asked and the service account have.
+    async fn check_rights(&self, catalog: &Catalog, spec: &ExecutionPlanSpec) -> Result<(), PlanError> {
+        let account = Actor::service_account(&self.namespace, &self.account);
+        check_rights(&self.context.cluster, &[self.requester()?, account], &needed_rights(catalog, spec)).await
     }
 
     /// The plan of what would change; `None` when nothing would.

@@ -473,6 +473,8 @@ async fn drive(
         plan.uid().unwrap_or_default(),
         watching,
         Fence::new(move || leadership.holds()),
+        // Only the operator's own plans say who proposed them: the admission policies see to it.
+        plan.spec.proposed_by.is_some(),
     );
     let (sender, receiver) = mpsc::unbounded_channel();
     let teller = tokio::spawn(tell(Arc::clone(context), plan.clone(), receiver));
@@ -547,5 +549,45 @@ pub(super) async fn clean_up(meta: &ObjectMeta, context: &Context) -> Result<(),
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(while_doing("removing the plan's finalizer")(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{AgentCommandSpec, CommandReference, ExecutionPlanSpec};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+    fn plan_of(command_uid: &str) -> ExecutionPlan {
+        let command_ref = Some(CommandReference { name: "scale-checkout".into() });
+        let mut plan = ExecutionPlan::new("p", ExecutionPlanSpec { command_ref, ..ExecutionPlanSpec::default() });
+        plan.metadata.owner_references =
+            Some(vec![OwnerReference { uid: command_uid.into(), ..OwnerReference::default() }]);
+        plan
+    }
+
+    fn command(uid: &str, suspend: bool) -> AgentCommand {
+        let mut command =
+            AgentCommand::new("scale-checkout", AgentCommandSpec { suspend, ..AgentCommandSpec::default() });
+        command.metadata.uid = Some(uid.into());
+        command
+    }
+
+    #[test]
+    fn a_plan_whose_command_is_gone_begins_nothing_more() {
+        let plan = plan_of("u1");
+        assert_eq!(signals(&plan, Some(&command("u1", false))), Signals::default());
+        assert!(signals(&plan, Some(&command("u1", true))).suspended);
+        assert!(signals(&plan, None).cancel, "the suspended command was deleted");
+        assert!(signals(&plan, Some(&command("u2", false))).cancel, "another command of that name");
+        let mut going = command("u1", false);
+        going.metadata.deletion_timestamp = Some(Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
+        assert!(signals(&plan, Some(&going)).cancel);
+    }
+
+    #[test]
+    fn a_plan_written_by_hand_has_no_command_to_miss() {
+        let by_hand = ExecutionPlan::new("p", ExecutionPlanSpec::default());
+        assert_eq!(signals(&by_hand, None), Signals::default());
     }
 }
