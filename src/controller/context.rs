@@ -1,3 +1,4 @@
+use super::failures::Failures;
 use super::leader::Leadership;
 use super::policy::Policies;
 use super::provider::Providers;
@@ -34,6 +35,7 @@ pub(super) struct Context {
     pub leadership: Leadership,
     /// Digests of plans that this process assessed when it made them, so that they need no second look.
     pub assessed: Mutex<HashMap<String, std::time::Instant>>,
+    pub failures: Failures,
 }
 
 /// The plans that this process is carrying out, by uid.
@@ -132,8 +134,13 @@ pub(super) fn while_doing(doing: &'static str) -> impl FnOnce(kube::Error) -> Er
 }
 
 impl Error {
-    /// Whether the API server says that the object changed or went meanwhile: then a newer event is on its way.
+    /// Whether the API server says that the object is gone.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404))
+    }
+
+    /// Whether the API server says that the object changed meanwhile: then a newer event is on its way.
     pub fn is_outdated(&self) -> bool {
-        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(s) if s.code == 409 || s.code == 404))
+        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 409))
     }
 }

@@ -2,6 +2,7 @@
 
 mod command;
 mod context;
+mod failures;
 mod finished;
 mod interpret;
 mod leader;

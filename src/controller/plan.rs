@@ -445,7 +445,7 @@ async fn look_again(plan: &ExecutionPlan, context: &Arc<Context>) -> Result<(), 
     let Some(current) = current.filter(|current| current.uid() == plan.uid()) else { return Ok(()) };
     match Box::pin(reconcile(Arc::new(current), Arc::clone(context))).await {
         // Somebody else changed it, and that brings it back.
-        Err(error) if error.is_outdated() => Ok(()),
+        Err(error) if error.is_outdated() || error.is_gone() => Ok(()),
         done => done.map(|_| ()),
     }
 }

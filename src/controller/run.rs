@@ -1,4 +1,5 @@
 use super::context::{Context, Error, Executions};
+use super::failures::Failures;
 use super::leader::Elector;
 use super::policy::Policies;
 use super::provider::Providers;
@@ -89,6 +90,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         tasks: TaskTracker::new(),
         leadership: elector.leadership(),
         assessed: Mutex::new(HashMap::new()),
+        failures: Failures::default(),
     });
     let workers = || kube::runtime::controller::Config::default().concurrency(options.workers);
     // Finished objects are not watched: memory follows what is active, not what is stored.
@@ -252,7 +254,7 @@ fn on_error<K: ResourceExt<DynamicType = ()>>(object: Arc<K>, error: &Error, con
         "PlanPolicy" => "PlanPolicy",
         _ => "ModelProvider",
     });
-    Action::requeue(Duration::from_secs(5))
+    Action::requeue(context.failures.pause(object.uid().as_deref().unwrap_or_default()))
 }
 
 /// Counts what came of a step.
