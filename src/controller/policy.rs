@@ -23,8 +23,8 @@ use std::time::Duration;
 /// How many finished plans are read at a time when a month is added up.
 const PAGE: u32 = 500;
 
-/// How long to wait before the policies are listed again after their watch was refused.
-const PAUSE: Duration = Duration::from_secs(2);
+/// How long to wait before the policies are listed again after they were refused. Everything waits for them.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// The policies of the cluster, compiled once each time that one changes.
 pub(super) struct Policies {
@@ -68,9 +68,10 @@ impl Policies {
                         match &error {
                             // Taken up where it was.
                             watcher::Error::WatchError(_) | watcher::Error::WatchFailed(_) => {}
-                            watcher::Error::InitialListFailed(_) => self.forget(&error),
                             // What changes meanwhile is not seen. A watch that comes back would not say so; a list does.
-                            watcher::Error::WatchStartFailed(_) | watcher::Error::NoResourceVersion => {
+                            watcher::Error::InitialListFailed(_)
+                            | watcher::Error::WatchStartFailed(_)
+                            | watcher::Error::NoResourceVersion => {
                                 self.forget(&error);
                                 break;
                             }
@@ -113,7 +114,12 @@ impl Policies {
     }
 
     fn forget(&self, error: &watcher::Error) {
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known::Unread(Some(error.to_string()));
+        let reason = match error {
+            watcher::Error::InitialListFailed(kube::Error::Api(status))
+            | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.message.clone(),
+            other => other.to_string(),
+        };
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known::Unread(Some(reason));
     }
 
     /// Whether the policies are known; if not, why.
