@@ -168,13 +168,14 @@ fn the_api_server_takes_the_manifests_strictly() {
     cluster
         .admin(&["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "config/samples"], None)
         .unwrap();
+    cluster.admin(&[&strictly[..4], &["-f", "config/samples/policies"]].concat(), None).unwrap();
     for folder in ["config/default", "config/e2e"] {
         cluster
             .admin(&["apply", "--server-side", "--dry-run=server", "--validate=strict", "-k", folder], None)
             .unwrap();
     }
     // Every field is explained.
-    for kind in ["agentcommands", "executionplans", "planapprovals", "modelproviders"] {
+    for kind in ["agentcommands", "executionplans", "planapprovals", "planpolicies", "modelproviders"] {
         let definition =
             cluster.admin(&["get", "crd", &format!("{kind}.countersign.dev"), "-o", "json"], None).unwrap();
         let definition: serde_json::Value = serde_json::from_str(&definition).unwrap();
@@ -221,6 +222,6 @@ fn helm_installs_upgrades_and_leaves_the_definitions() {
     helm(&["uninstall", "countersign", "--namespace", "countersign-system"]).unwrap();
     let left =
         cluster.admin(&["get", "crd,validatingadmissionpolicy,mutatingadmissionpolicy", "-o", "name"], None).unwrap();
-    assert_eq!(left.lines().filter(|line| line.ends_with(".countersign.dev")).count(), 4, "{left}");
+    assert_eq!(left.lines().filter(|line| line.ends_with(".countersign.dev")).count(), 5, "{left}");
     assert!(!left.contains("admissionpolicy"), "{left}");
 }

@@ -17,6 +17,7 @@ mod questions;
 mod releases;
 mod stage;
 mod unclear;
+mod withdrawn;
 
 /// Speaks the chat-completions API; the model planner's own tests use it, too.
 #[allow(dead_code)]

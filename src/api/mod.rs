@@ -15,6 +15,7 @@ mod model_provider;
 mod object_ref;
 mod operation;
 mod plan;
+mod policy;
 mod requester;
 mod risk;
 mod rules;
@@ -26,7 +27,7 @@ pub use command::{
     ConfidenceLevel, Feedback, Intent, Interpretation, Mode, Observe, PlanReference, Priority, ResourceCategory, Usage,
 };
 pub use conditions::{ConditionType, condition, condition_is_true, set_condition};
-pub use crds::crds;
+pub use crds::{crds, unknown_fields};
 pub use field_path::{FieldPath, ParseFieldPathError, PathElement};
 pub use model_provider::{
     Fallback, ModelPrice, ModelProvider, ModelProviderSpec, ModelProviderStatus, ProviderProbe, RateLimit,
@@ -39,8 +40,12 @@ pub use operation::{
 };
 pub use plan::{
     ApprovalRecord, ApprovalVerdict, CommandReference, Estimate, ExecutionPlan, ExecutionPlanSpec, ExecutionPlanStatus,
-    FieldChange, PlanPhase, Precondition, Proposer, Retry, RollbackPlan, RollbackStrategy, Step, StepResult, StepState,
-    StepStatus, UndoState, UndoStatus, Verify, VerifyKind,
+    FieldChange, PlanPhase, PolicyDemand, Precondition, Proposer, Retry, RollbackPlan, RollbackStrategy, Step,
+    StepResult, StepState, StepStatus, UndoState, UndoStatus, Verify, VerifyKind,
+};
+pub use policy::{
+    ApprovalsByRisk, Automation, Budget, Constraint, Effect, Expectation, ExpectedVerdict, PlanPolicy, PlanPolicySpec,
+    PlanPolicyStatus, PolicyExample, PolicyRule, Quotas, RequiredObservation, TimeWindow, Verb,
 };
 pub use requester::Requester;
 pub use risk::{Risk, RiskLevel};

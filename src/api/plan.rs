@@ -307,6 +307,9 @@ pub struct ExecutionPlanStatus {
     /// Every approval seen, with whether it counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<ApprovalRecord>,
+    /// Which policy asks for what, as judged now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyDemand>,
     /// The journal: what is under way and what was done, one entry a step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepStatus>,
@@ -325,6 +328,16 @@ pub struct ExecutionPlanStatus {
     /// When the plan ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
+}
+
+/// What one policy asks of a plan.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyDemand {
+    /// Name of the PlanPolicy; `built-in` where none says anything.
+    pub name: String,
+    /// What it asks for, one sentence each.
+    pub asks: Vec<String>,
 }
 
 /// Where a plan stands.

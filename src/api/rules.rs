@@ -53,3 +53,51 @@ pub(super) fn service_account_name() -> Rule {
     Rule::new(r"self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
         .message("serviceAccountName is no name of a service account: use lower-case letters, digits, '-' and '.'")
 }
+
+/// A duration that is more than none.
+pub(super) fn some_time(field: &str) -> Rule {
+    Rule::new("duration(self) > duration('0s')")
+        .message(format!("{field} must be longer than nothing, for example 8h").as_str())
+}
+
+/// Numbers that fall while the risk rises are a slip.
+pub(super) fn approvals_rise() -> Rule {
+    Rule::new(concat!(
+        "(!has(self.low) || !has(self.medium) || self.low <= self.medium) && ",
+        "(!has(self.medium) || !has(self.high) || self.medium <= self.high) && ",
+        "(!has(self.high) || !has(self.critical) || self.high <= self.critical) && ",
+        "(!has(self.low) || !has(self.high) || self.low <= self.high) && ",
+        "(!has(self.low) || !has(self.critical) || self.low <= self.critical) && ",
+        "(!has(self.medium) || !has(self.critical) || self.medium <= self.critical)"
+    ))
+    .message("a higher risk cannot need fewer approvals than a lower one: low <= medium <= high <= critical")
+}
+
+/// A budget bounds something.
+pub(super) fn budget_says_something() -> Rule {
+    Rule::new("has(self.perCommand) || has(self.perMonth)").message("a budget names perCommand, perMonth or both")
+}
+
+/// One command cannot be granted more than all of them.
+pub(super) fn budget_fits() -> Rule {
+    Rule::new("!has(self.perCommand) || !has(self.perMonth) || double(self.perCommand) <= double(self.perMonth)")
+        .message("budget.perCommand is more than budget.perMonth: no month could pay for it")
+}
+
+/// Five fields of characters that cron knows. The controller checks what they say.
+pub(super) fn cron_has_five_fields() -> Rule {
+    Rule::new(r"self.matches('^([-0-9A-Za-z*/,#?]+ +){4}[-0-9A-Za-z*/,#?]+$')").message(
+        "schedule is no cron expression of five fields (minute hour day-of-month month day-of-week), for example 0 22 * * 1-5",
+    )
+}
+
+/// The conversion fails with the name of a zone that nobody knows.
+pub(super) fn known_time_zone() -> Rule {
+    Rule::new("timestamp('2000-01-01T00:00:00Z').getFullYear(self) > 0")
+        .message("timeZone is no IANA time zone, for example Europe/Berlin")
+}
+
+/// Either a whole plan or one operation.
+pub(super) fn example_has_one_subject() -> Rule {
+    Rule::new("has(self.plan) != has(self.operation)").message("an example has either a plan or an operation")
+}

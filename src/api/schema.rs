@@ -7,6 +7,12 @@ pub(super) fn any_value(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "x-kubernetes-preserve-unknown-fields": true })
 }
 
+/// Any JSON object, kept as it is by the API server. Unlike [`any_value`] it has a type, without which rules in CEL cannot
+/// ask for it.
+pub(super) fn any_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}
+
 /// A whole Kubernetes object: `apiVersion`, `kind` and `metadata` are demanded by the API server.
 pub(super) fn embedded_object(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
@@ -47,4 +53,9 @@ pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
 /// A duration that must be there.
 pub(super) fn required_duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "maxLength": 32, "pattern": DURATION })
+}
+
+/// An amount of money that may be left out: a decimal number, never negative.
+pub(super) fn amount(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "null"], "maxLength": 24, "pattern": r"^[0-9]{1,15}(\.[0-9]{1,6})?$" })
 }

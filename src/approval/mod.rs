@@ -5,8 +5,39 @@
 
 use crate::api::{ApprovalRecord, ApprovalVerdict, Decision, ExecutionPlan, PlanApproval};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// What it takes to approve a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// How many people must say yes.
+    pub need: u32,
+    /// Whoever decides must be in at least one group of each of these lists.
+    pub approver_groups: Vec<Vec<String>>,
+    /// Whether the requester's own approval does not count.
+    pub separation_of_duties: bool,
+    /// How long an approval is good for; for ever when absent.
+    pub lifetime: Option<Duration>,
+    /// The time at which they are judged.
+    pub now: Timestamp,
+}
+
+impl Terms {
+    /// The built-in terms: `need` people, none of whom asked, whatever their groups and the age of their word.
+    #[must_use]
+    pub const fn new(need: u32, now: Timestamp) -> Self {
+        Self { need, approver_groups: Vec::new(), separation_of_duties: true, lifetime: None, now }
+    }
+
+    /// When an approval stops to count.
+    fn expiry(&self, approval: &PlanApproval) -> Option<Timestamp> {
+        let lifetime = SignedDuration::try_from(self.lifetime?).unwrap_or(SignedDuration::MAX);
+        created(approval)?.0.checked_add(lifetime).ok()
+    }
+}
 
 /// The verdict on all approvals of one plan.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,6 +46,8 @@ pub struct Judgement {
     pub records: Vec<ApprovalRecord>,
     /// What follows.
     pub outcome: Outcome,
+    /// When the first of the approvals that count stops to count.
+    pub expires: Option<Timestamp>,
 }
 
 /// What the approvals amount to.
@@ -81,27 +114,31 @@ impl Judgement {
     }
 }
 
-/// Judges all approvals of `plan`, whose digest is `digest`, when `need` people must say yes.
+/// Judges all approvals of `plan`, whose digest is `digest`, by `terms`.
 ///
-/// One person counts once. Neither whoever asked nor the plan's own service account counts, and as long as it is unknown
-/// who asked, nobody does. A denial by anybody who may approve ends the plan.
+/// One person counts once. The plan's own service account does not count; nor, unless the terms say otherwise, does
+/// whoever asked, and as long as it is unknown who asked, nobody does. A denial by anybody who may approve ends the plan.
 #[must_use]
-pub fn judge(plan: &ExecutionPlan, digest: &str, need: u32, approvals: &[PlanApproval]) -> Judgement {
+pub fn judge(plan: &ExecutionPlan, digest: &str, terms: &Terms, approvals: &[PlanApproval]) -> Judgement {
+    let need = terms.need;
     let mut approvals: Vec<&PlanApproval> =
         approvals.iter().filter(|approval| approval.spec.plan == plan.name_any()).collect();
     approvals.sort_by_key(|approval| (created(approval).map(|time| time.0), approval.name_any()));
     let mut seen: BTreeSet<&str> = BTreeSet::new();
     let mut by: Vec<String> = Vec::new();
     let mut denied = None;
+    let mut expires: Option<Timestamp> = None;
     let mut records = Vec::new();
     for approval in approvals {
-        let objection = objection(plan, digest, approval, &seen);
+        let objection = objection(plan, digest, approval, &seen, terms);
         let approver = approval.spec.approver.as_ref().map(|approver| approver.username.as_str()).unwrap_or_default();
         if objection.is_none() {
             match approval.spec.decision {
                 Decision::Approve => {
                     seen.insert(approver);
                     by.push(approver.to_owned());
+                    let expiry = terms.expiry(approval);
+                    expires = expires.map_or(expiry, |known| Some(expiry.map_or(known, |expiry| known.min(expiry))));
                 }
                 Decision::Deny if denied.is_none() => {
                     denied = Some((approver.to_owned(), approval.spec.reason.clone()));
@@ -124,7 +161,7 @@ pub fn judge(plan: &ExecutionPlan, digest: &str, need: u32, approvals: &[PlanApp
         None if have >= need => Outcome::Approved { by },
         None => Outcome::Waiting { have, need },
     };
-    Judgement { records, outcome }
+    Judgement { records, outcome, expires }
 }
 
 fn created(approval: &PlanApproval) -> Option<Time> {
@@ -132,7 +169,13 @@ fn created(approval: &PlanApproval) -> Option<Time> {
 }
 
 /// Why an approval does not count, in one sentence; `None` when it does.
-fn objection(plan: &ExecutionPlan, digest: &str, approval: &PlanApproval, seen: &BTreeSet<&str>) -> Option<String> {
+fn objection(
+    plan: &ExecutionPlan,
+    digest: &str,
+    approval: &PlanApproval,
+    seen: &BTreeSet<&str>,
+    terms: &Terms,
+) -> Option<String> {
     let spec = &approval.spec;
     if approval.metadata.deletion_timestamp.is_some() {
         return Some("it was taken back".to_owned());
@@ -150,28 +193,49 @@ fn objection(plan: &ExecutionPlan, digest: &str, approval: &PlanApproval, seen: 
     else {
         return Some("it does not say who gave it: the admission policies are not installed".to_owned());
     };
+    if let Some(objection) = outside_groups(approval, terms) {
+        return Some(objection);
+    }
     if spec.decision == Decision::Deny {
         return None;
     }
-    let Some(requester) = plan.spec.requested_by.as_ref().filter(|requester| !requester.username.is_empty()) else {
-        return Some("it is unknown who asked for the plan, so nobody else can be told apart".to_owned());
-    };
-    if requester.username == approver {
-        return Some(format!("{approver} asked for the plan: somebody else has to approve it"));
+    if let Some(objection) = own_plan(plan, approver, terms) {
+        return Some(objection);
     }
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
     let namespace = plan.namespace().unwrap_or_default();
     if approver == format!("system:serviceaccount:{namespace}:{account}") {
         return Some(format!("{approver} is the account that the plan runs as"));
     }
+    if let Some(expiry) = terms.expiry(approval).filter(|expiry| *expiry <= terms.now) {
+        return Some(format!("it expired at {}: approve again", expiry.strftime("%F %T UTC")));
+    }
     seen.contains(approver).then(|| format!("{approver} has approved already: one person counts once"))
+}
+
+/// Policy names the groups of those who decide, and this approver is in none of them.
+fn outside_groups(approval: &PlanApproval, terms: &Terms) -> Option<String> {
+    let approver = approval.spec.approver.as_ref()?;
+    let outside =
+        terms.approver_groups.iter().find(|groups| !groups.iter().any(|group| approver.groups.contains(group)))?;
+    Some(format!("{} is in no group that policy asks for: {}", approver.username, outside.join(" or ")))
+}
+
+/// The approver asked for the plan, or may have.
+fn own_plan(plan: &ExecutionPlan, approver: &str, terms: &Terms) -> Option<String> {
+    if !terms.separation_of_duties {
+        return None;
+    }
+    let Some(requester) = plan.spec.requested_by.as_ref().filter(|requester| !requester.username.is_empty()) else {
+        return Some("it is unknown who asked for the plan, so nobody else can be told apart".to_owned());
+    };
+    (requester.username == approver).then(|| format!("{approver} asked for the plan: somebody else has to approve it"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::api::{ExecutionPlanSpec, PlanApprovalSpec, Requester};
-    use k8s_openapi::jiff::Timestamp;
 
     const DIGEST: &str = "sha256:aa";
 
@@ -198,8 +262,12 @@ mod tests {
         approval
     }
 
+    fn terms(need: u32) -> Terms {
+        Terms::new(need, Timestamp::from_second(1000).unwrap())
+    }
+
     fn outcome(plan: &ExecutionPlan, need: u32, approvals: &[PlanApproval]) -> Outcome {
-        judge(plan, DIGEST, need, approvals).outcome
+        judge(plan, DIGEST, &terms(need), approvals).outcome
     }
 
     #[test]
@@ -227,7 +295,7 @@ mod tests {
             (wrong_digest, "read the plan again"),
             (revoked, "taken back"),
         ] {
-            let judgement = judge(&plan(Some("alice")), DIGEST, 1, &[approval]);
+            let judgement = judge(&plan(Some("alice")), DIGEST, &terms(1), &[approval]);
             assert_eq!(judgement.outcome, Outcome::Waiting { have: 0, need: 1 });
             let message = judgement.records[0].message.clone().unwrap();
             assert!(message.contains(words), "{message}");
@@ -254,8 +322,65 @@ mod tests {
     #[test]
     fn only_an_approved_plan_becomes_an_approved_plan() {
         let plan = plan(Some("alice"));
-        assert!(judge(&plan, DIGEST, 1, &[]).approve(&plan).is_none());
-        assert!(judge(&plan, DIGEST, 0, &[]).approve(&plan).is_some());
+        assert!(judge(&plan, DIGEST, &terms(1), &[]).approve(&plan).is_none());
+        assert!(judge(&plan, DIGEST, &terms(0), &[]).approve(&plan).is_some());
         assert!(ApprovedPlan::begun(&plan).is_none());
+    }
+
+    #[test]
+    fn approvals_hold_for_their_lifetime_and_no_longer() {
+        let plan = plan(Some("alice"));
+        let both = [approval("a", "bob", 400), approval("b", "carol", 500)];
+        for (lifetime, outcome, expires) in [
+            (None, Outcome::Approved { by: vec!["bob".into(), "carol".into()] }, None),
+            (Some(601), Outcome::Approved { by: vec!["bob".into(), "carol".into()] }, Some(1001)),
+            (Some(600), Outcome::Waiting { have: 1, need: 2 }, Some(1100)),
+            (Some(500), Outcome::Waiting { have: 0, need: 2 }, None),
+        ] {
+            let terms = Terms { lifetime: lifetime.map(Duration::from_secs), ..terms(2) };
+            let judgement = judge(&plan, DIGEST, &terms, &both);
+            assert_eq!(judgement.outcome, outcome);
+            assert_eq!(judgement.expires.map(Timestamp::as_second), expires);
+        }
+        let terms = Terms { lifetime: Some(Duration::from_secs(60)), ..terms(1) };
+        let judgement = judge(&plan, DIGEST, &terms, &both);
+        let message = judgement.records[0].message.clone().unwrap();
+        assert_eq!(message, "it expired at 1970-01-01 00:07:40 UTC: approve again");
+    }
+
+    #[test]
+    fn only_members_of_the_asked_groups_decide() {
+        let in_groups = |name: &str, groups: &[&str], decision| {
+            let mut approval = approval(name, name, 101);
+            approval.spec.decision = decision;
+            approval.spec.approver =
+                Some(Requester { username: name.into(), groups: groups.iter().map(ToString::to_string).collect() });
+            approval
+        };
+        let groups = [vec!["sre".to_owned(), "leads".to_owned()], vec!["release".to_owned()]];
+        let terms = Terms { approver_groups: groups.to_vec(), ..terms(1) };
+        for (member_of, decision, outcome) in [
+            (&["leads", "release"][..], Decision::Approve, Outcome::Approved { by: vec!["bob".into()] }),
+            (&["leads"], Decision::Approve, Outcome::Waiting { have: 0, need: 1 }),
+            (&[], Decision::Deny, Outcome::Waiting { have: 0, need: 1 }),
+            (&["sre", "release"], Decision::Deny, Outcome::Denied { by: "bob".into(), reason: None }),
+        ] {
+            let approval = in_groups("bob", member_of, decision);
+            assert_eq!(judge(&plan(Some("alice")), DIGEST, &terms, &[approval]).outcome, outcome);
+        }
+        let outside = judge(&plan(Some("alice")), DIGEST, &terms, &[in_groups("bob", &["sre"], Decision::Approve)]);
+        assert_eq!(outside.records[0].message.as_deref(), Some("bob is in no group that policy asks for: release"));
+    }
+
+    #[test]
+    fn without_separation_of_duties_ones_own_word_counts() {
+        let terms = Terms { separation_of_duties: false, ..terms(1) };
+        for requester in [Some("alice"), None] {
+            let own = judge(&plan(requester), DIGEST, &terms, &[approval("a", "alice", 101)]);
+            assert_eq!(own.outcome, Outcome::Approved { by: vec!["alice".into()] });
+        }
+        let account = approval("a", "system:serviceaccount:shop:default", 101);
+        let judged = judge(&plan(Some("alice")), DIGEST, &terms, &[account]);
+        assert_eq!(judged.outcome, Outcome::Waiting { have: 0, need: 1 });
     }
 }

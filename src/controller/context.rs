@@ -1,4 +1,6 @@
+use super::failures::Failures;
 use super::leader::Leadership;
+use super::policy::Policies;
 use super::provider::Providers;
 use crate::api::{AgentCommand, ExecutionPlan, ModelProvider};
 use crate::cluster::{Cluster, ClusterError};
@@ -23,6 +25,7 @@ pub(super) struct Context {
     pub recorder: Recorder,
     pub metrics: Metrics,
     pub providers: Providers,
+    pub policies: Policies,
     pub commands: OnceLock<Store<AgentCommand>>,
     pub model_providers: OnceLock<Store<ModelProvider>>,
     pub executions: Executions,
@@ -32,6 +35,7 @@ pub(super) struct Context {
     pub leadership: Leadership,
     /// Digests of plans that this process assessed when it made them, so that they need no second look.
     pub assessed: Mutex<HashMap<String, std::time::Instant>>,
+    pub failures: Failures,
 }
 
 /// The plans that this process is carrying out, by uid.
@@ -113,6 +117,8 @@ pub(super) enum Error {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    #[error("the policies cannot be read, and nothing is planned without them: {0}")]
+    PoliciesUnread(String),
     #[error("the digest could not be computed: {0}")]
     Digest(String),
     /// The name of a plan belongs to somebody else's.
@@ -128,8 +134,13 @@ pub(super) fn while_doing(doing: &'static str) -> impl FnOnce(kube::Error) -> Er
 }
 
 impl Error {
-    /// Whether the API server says that the object changed or went meanwhile: then a newer event is on its way.
+    /// Whether the API server says that the object is gone.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404))
+    }
+
+    /// Whether the API server says that the object changed meanwhile: then a newer event is on its way.
     pub fn is_outdated(&self) -> bool {
-        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(s) if s.code == 409 || s.code == 404))
+        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 409))
     }
 }

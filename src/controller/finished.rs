@@ -48,7 +48,7 @@ where
         for attempt in 1..=TRIES {
             match handle(&object.metadata).await {
                 Ok(()) => break,
-                Err(error) if error.is_outdated() => break,
+                Err(error) if error.is_outdated() || error.is_gone() => break,
                 Err(error) if attempt == TRIES => {
                     tracing::warn!(name = object.name_any(), %error, "a finished object could not be looked after");
                 }

@@ -1,9 +1,10 @@
 //! From a request to what comes of it: an answer, a question, or a plan.
 
 use super::context::{Context, Error, while_doing};
+use super::policy::{Judged, verdict};
 use crate::api::{
     Action, ActionType, AgentCommand, Answer, CommandContext, CommandPhase, ConfidenceLevel, Estimate,
-    ExecutionPlanSpec, Intent, Interpretation, Mode, OperationKind, Step, Usage,
+    ExecutionPlanSpec, Intent, Interpretation, Mode, Observe, OperationKind, Step, Usage,
 };
 use crate::cluster::{Access, Catalog, ListOptions};
 use crate::draft::{Draft, ToolCall};
@@ -76,6 +77,8 @@ static TOOLS: LazyLock<ToolCatalogue> = LazyLock::new(|| ToolCatalogue {
 /// # Errors
 /// Only what may pass when tried again; everything else is an outcome.
 pub(super) async fn interpret(command: &AgentCommand, context: &Context) -> Result<Interpreted, Error> {
+    // Before a planner is paid for.
+    context.policies.read().map_err(Error::PoliciesUnread)?;
     let namespaces = namespaces(context).await?;
     let name = command.namespace().unwrap_or_default();
     let own = namespaces.iter().find(|namespace| namespace.name == name).cloned();
@@ -100,7 +103,36 @@ pub(super) async fn interpret(command: &AgentCommand, context: &Context) -> Resu
         }
         Err(error) => Made::Refused { phase: CommandPhase::Failed, reason: error.reason(), message: error.to_string() },
     };
+    let made = match made {
+        Made::Plan { spec, answer } => {
+            let spec = under_policy(*spec, &interpreter.namespace, context).await?;
+            interpretation.confirmation_required = spec.approvals_required > 0;
+            Made::Plan { spec: Box::new(spec), answer }
+        }
+        other => other,
+    };
     Ok(Interpreted { interpretation, usage: proposal.usage, made })
+}
+
+/// The plan with what the policies ask for now, so that a policy loosened later loosens nothing for it.
+async fn under_policy(
+    mut spec: ExecutionPlanSpec,
+    namespace: &str,
+    context: &Context,
+) -> Result<ExecutionPlanSpec, Error> {
+    let verdict = match verdict(&spec, namespace, spec.risk.level, context).await? {
+        Judged::Verdict(verdict) => verdict,
+        Judged::NotYet => return Err(Error::PoliciesUnread("they are being read".to_owned())),
+        Judged::Unreadable(reason) => return Err(Error::PoliciesUnread(reason)),
+    };
+    spec.approvals_required = verdict.approvals_required;
+    if let Some(wanted) = verdict.observe {
+        let asked = spec.observe.take();
+        let rollback_on_degraded = asked.as_ref().is_some_and(|observe| observe.rollback_on_degraded);
+        let duration = asked.map_or(wanted, |observe| Duration::from(observe.duration).max(wanted)).into();
+        spec.observe = Some(Observe { duration, rollback_on_degraded });
+    }
+    Ok(spec)
 }
 
 async fn namespaces(context: &Context) -> Result<Vec<Namespace>, Error> {
@@ -180,6 +212,8 @@ impl Interpreter<'_> {
         if let Some(made) = asks_back(draft) {
             return Ok(made);
         }
+        // Before anything is looked up: questions name what that account can see.
+        self.check_account().await?;
         let access = self.context.cluster.service_account(&self.namespace, &self.account)?;
         let resolver = Resolver {
             cluster: &self.context.cluster,
@@ -243,21 +277,25 @@ impl Interpreter<'_> {
         Ok(Some(merge_answers(answers)))
     }
 
-    /// Effective rights are what both whoever asked and the service account have; and whoever asked must be allowed to
-    /// use that account.
-    async fn check_rights(&self, catalog: &Catalog, spec: &ExecutionPlanSpec) -> Result<(), PlanError> {
-        let Some(requester) = &self.command.spec.requested_by else {
-            return Err(PlanError::refused(
+    fn requester(&self) -> Result<Actor, PlanError> {
+        self.command.spec.requested_by.as_ref().map(Actor::requester).ok_or_else(|| {
+            PlanError::refused(
                 "UnknownRequester",
                 "It is unknown who asked: spec.requestedBy is empty. Install the admission policies that stamp it, or set it to your own user name.",
-            ));
-        };
-        let requester = Actor::requester(requester);
-        let account = Actor::service_account(&self.namespace, &self.account);
+            )
+        })
+    }
+
+    /// Whoever asked must be allowed to use the service account that looks things up and carries them out.
+    async fn check_account(&self) -> Result<(), PlanError> {
         let usage = right_to_use(&self.namespace, &self.account);
-        let needed = needed_rights(catalog, spec);
-        check_rights(&self.context.cluster, std::slice::from_ref(&requester), &[usage]).await?;
-        check_rights(&self.context.cluster, &[requester, account], &needed).await
+        check_rights(&self.context.cluster, &[self.requester()?], &[usage]).await
+    }
+
+    /// Effective rights are what both whoever asked and the service account have.
+    async fn check_rights(&self, catalog: &Catalog, spec: &ExecutionPlanSpec) -> Result<(), PlanError> {
+        let account = Actor::service_account(&self.namespace, &self.account);
+        check_rights(&self.context.cluster, &[self.requester()?, account], &needed_rights(catalog, spec)).await
     }
 
     /// The plan of what would change; `None` when nothing would.

@@ -2,11 +2,13 @@
 
 mod command;
 mod context;
+mod failures;
 mod finished;
 mod interpret;
 mod leader;
 mod notice;
 mod plan;
+mod policy;
 mod provider;
 mod run;
 

@@ -1,19 +1,22 @@
 use super::context::{Context, Error, while_doing};
 use super::finished::mark;
 use super::notice::notice;
+use super::policy::{Judged, verdict};
 use crate::api::{
     AgentCommand, ConditionType, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanApproval, PlanPhase,
     REQUEST_ANNOTATION, RiskLevel, SNAPSHOT_FINALIZER, set_condition,
 };
-use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, judge};
+use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms, judge};
 use crate::cluster::ListOptions;
 use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching};
+use crate::plan::policy::{Ruling, Verdict};
 use crate::plan::{
-    Actor, Environments, Namespace, PlanError, approvals_required, check_rights, digest, needed_rights,
-    regrounded_risk, right_to_use, validate,
+    Actor, Environments, Namespace, PlanError, check_rights, digest, needed_rights, regrounded_risk, right_to_use,
+    validate,
 };
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::controller::Action;
@@ -22,6 +25,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
+
+/// How long to wait at most for a time to come: clocks are set, and machines sleep.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Moves a plan to its next phase.
 pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -> Result<Action, Error> {
@@ -123,10 +129,36 @@ async fn await_approval(
             Err(error) => return Err(error),
         }
     };
-    let need = approvals_required(risk).max(plan.spec.approvals_required);
+    let verdict = match verdict(&plan.spec, &plan.namespace().unwrap_or_default(), risk, context).await? {
+        Judged::Verdict(verdict) => *verdict,
+        // Their arrival brings every plan back here.
+        Judged::NotYet => return Ok(Action::requeue(Duration::from_secs(1))),
+        Judged::Unreadable(reason) => {
+            let message = format!("nothing runs as long as the policies cannot be read: {reason}");
+            wait(plan, context, &before, status, &message).await?;
+            return Ok(Action::requeue(Duration::from_secs(10)));
+        }
+    };
+    let need = verdict.approvals_required.max(plan.spec.approvals_required);
     status.approvals_required = need;
+    status.policies.clone_from(&verdict.demanded_by);
+    if let Some(denial) = denial(plan, &verdict) {
+        let generation = plan.metadata.generation;
+        set_condition(&mut status.conditions, ConditionType::Denied, true, "DeniedByPolicy", &denial, generation);
+        audit_plan(plan, Some(&digest), AuditAction::Denied, "policy", &denial);
+        return stop(plan, context, status, PlanPhase::Denied, "DeniedByPolicy", &denial).await;
+    }
+    let terms = Terms {
+        need,
+        approver_groups: verdict.approver_groups.clone(),
+        separation_of_duties: verdict.separation_of_duties,
+        lifetime: verdict.approval_lifetime,
+        now: Timestamp::now(),
+    };
     let approvals = if need > 0 { approvals_of(plan, context).await? } else { Vec::new() };
-    let judgement = judge(plan, &digest, need, &approvals);
+    let judgement = judge(plan, &digest, &terms, &approvals);
+    let held = held_back(&verdict);
+    let again = next_judgement(&verdict, &judgement, terms.now);
     note_approvals(plan, context, &mut status, &judgement, need);
     match &judgement.outcome {
         Approval::Denied { by, reason } => {
@@ -146,11 +178,20 @@ async fn await_approval(
             let missing = need - have;
             let approvals = if missing == 1 { "approval" } else { "approvals" };
             let message = format!("risk is {risk}: waits for {missing} more {approvals} ({have} of {need})");
-            wait(plan, context, &before, status, &message).await
+            let message = held.map_or(message.clone(), |held| format!("{message}; {held}"));
+            wait(plan, context, &before, status, &message).await?;
+            Ok(again)
+        }
+        Approval::Approved { by } if held.is_some() => {
+            let held = held.unwrap_or_default();
+            let message = if by.is_empty() { held } else { format!("approved by {}; {held}", by.join(", ")) };
+            wait(plan, context, &before, status, &message).await?;
+            Ok(again)
         }
         Approval::Approved { by } => {
             if signals.suspended && still_suspended(plan, context).await? {
-                return wait(plan, context, &before, status, "approved; suspended by its command").await;
+                wait(plan, context, &before, status, "approved; suspended by its command").await?;
+                return Ok(again);
             }
             // A plan that this process made a moment ago had its rights checked then.
             if !fresh && let Err(error) = rights_hold(plan, context).await {
@@ -194,6 +235,42 @@ async fn still_suspended(plan: &ExecutionPlan, context: &Context) -> Result<bool
     let commands: Api<AgentCommand> = Api::namespaced(context.client.clone(), &namespace);
     let command = commands.get_opt(&reference.name).await.map_err(while_doing("reading the plan's command"))?;
     Ok(command.is_some_and(|command| command.spec.suspend))
+}
+
+/// Why policy ends the plan here, in one sentence.
+fn denial(plan: &ExecutionPlan, verdict: &Verdict) -> Option<String> {
+    if let Ruling::Deny { reasons } = &verdict.ruling {
+        return Some(format!("denied by {}", reasons.join("; ")));
+    }
+    // The spec never changes: a plan that was made for a shorter watch cannot be watched for longer.
+    let wanted = verdict.observe?;
+    let watched = plan.spec.observe.as_ref().map(|observe| Duration::from(observe.duration)).unwrap_or_default();
+    (watched < wanted).then(|| {
+        format!(
+            "policy asks to watch the workloads for {wanted:?} after the last step, the plan for {watched:?}: ask again, or set spec.observe.for"
+        )
+    })
+}
+
+/// What policy waits for, in one clause.
+fn held_back(verdict: &Verdict) -> Option<String> {
+    match &verdict.ruling {
+        Ruling::Wait { reasons, .. } => Some(format!("held back by {}", reasons.join("; "))),
+        Ruling::Allow | Ruling::Deny { .. } => None,
+    }
+}
+
+/// When time alone may change what was judged.
+fn next_judgement(verdict: &Verdict, judgement: &Judgement, now: Timestamp) -> Action {
+    let opens = match &verdict.ruling {
+        Ruling::Wait { until, .. } => *until,
+        Ruling::Allow | Ruling::Deny { .. } => None,
+    };
+    let next = [opens, judgement.expires].into_iter().flatten().min();
+    next.map_or_else(Action::await_change, |next| {
+        let left = Duration::try_from(next.duration_since(now)).unwrap_or_default();
+        Action::requeue(left.clamp(Duration::from_secs(1), LONGEST_PAUSE))
+    })
 }
 
 async fn approvals_of(plan: &ExecutionPlan, context: &Context) -> Result<Vec<PlanApproval>, Error> {
@@ -368,7 +445,7 @@ async fn look_again(plan: &ExecutionPlan, context: &Arc<Context>) -> Result<(), 
     let Some(current) = current.filter(|current| current.uid() == plan.uid()) else { return Ok(()) };
     match Box::pin(reconcile(Arc::new(current), Arc::clone(context))).await {
         // Somebody else changed it, and that brings it back.
-        Err(error) if error.is_outdated() => Ok(()),
+        Err(error) if error.is_outdated() || error.is_gone() => Ok(()),
         done => done.map(|_| ()),
     }
 }
@@ -396,6 +473,8 @@ async fn drive(
         plan.uid().unwrap_or_default(),
         watching,
         Fence::new(move || leadership.holds()),
+        // Only the operator's own plans say who proposed them: the admission policies see to it.
+        plan.spec.proposed_by.is_some(),
     );
     let (sender, receiver) = mpsc::unbounded_channel();
     let teller = tokio::spawn(tell(Arc::clone(context), plan.clone(), receiver));
@@ -470,5 +549,45 @@ pub(super) async fn clean_up(meta: &ObjectMeta, context: &Context) -> Result<(),
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(while_doing("removing the plan's finalizer")(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{AgentCommandSpec, CommandReference, ExecutionPlanSpec};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+    fn plan_of(command_uid: &str) -> ExecutionPlan {
+        let command_ref = Some(CommandReference { name: "scale-checkout".into() });
+        let mut plan = ExecutionPlan::new("p", ExecutionPlanSpec { command_ref, ..ExecutionPlanSpec::default() });
+        plan.metadata.owner_references =
+            Some(vec![OwnerReference { uid: command_uid.into(), ..OwnerReference::default() }]);
+        plan
+    }
+
+    fn command(uid: &str, suspend: bool) -> AgentCommand {
+        let mut command =
+            AgentCommand::new("scale-checkout", AgentCommandSpec { suspend, ..AgentCommandSpec::default() });
+        command.metadata.uid = Some(uid.into());
+        command
+    }
+
+    #[test]
+    fn a_plan_whose_command_is_gone_begins_nothing_more() {
+        let plan = plan_of("u1");
+        assert_eq!(signals(&plan, Some(&command("u1", false))), Signals::default());
+        assert!(signals(&plan, Some(&command("u1", true))).suspended);
+        assert!(signals(&plan, None).cancel, "the suspended command was deleted");
+        assert!(signals(&plan, Some(&command("u2", false))).cancel, "another command of that name");
+        let mut going = command("u1", false);
+        going.metadata.deletion_timestamp = Some(Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
+        assert!(signals(&plan, Some(&going)).cancel);
+    }
+
+    #[test]
+    fn a_plan_written_by_hand_has_no_command_to_miss() {
+        let by_hand = ExecutionPlan::new("p", ExecutionPlanSpec::default());
+        assert_eq!(signals(&by_hand, None), Signals::default());
     }
 }

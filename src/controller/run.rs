@@ -1,9 +1,12 @@
 use super::context::{Context, Error, Executions};
+use super::failures::Failures;
 use super::leader::Elector;
+use super::policy::Policies;
 use super::provider::Providers;
-use super::{command, finished, plan, provider};
+use super::{command, finished, plan, policy, provider};
 use crate::api::{
-    AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, StepState, UndoState,
+    AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, PlanPolicy, StepState,
+    UndoState,
 };
 use crate::cluster::{Cluster, ClusterError};
 use crate::execute::SnapshotStore;
@@ -63,7 +66,7 @@ pub enum RunError {
 /// When the cluster cannot be reached at the start, or the listen address is taken.
 pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), RunError> {
     let metrics = Metrics::new().map_err(|error| RunError::Metrics(error.to_string()))?;
-    let health = Health::new(["commands", "plans", "providers"]);
+    let health = Health::new(["commands", "plans", "policies", "providers"]);
     let served = Served { health: health.clone(), metrics: metrics.clone() };
     let listener = server::bind(options.listen).await?;
     let serving = tokio::spawn(server::serve_on(listener, served, stop.clone()));
@@ -80,12 +83,14 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         namespace: options.namespace,
         metrics: metrics.clone(),
         providers: Providers::default(),
+        policies: Policies::default(),
         commands: OnceLock::new(),
         model_providers: OnceLock::new(),
         executions: Executions::default(),
         tasks: TaskTracker::new(),
         leadership: elector.leadership(),
         assessed: Mutex::new(HashMap::new()),
+        failures: Failures::default(),
     });
     let workers = || kube::runtime::controller::Config::default().concurrency(options.workers);
     // Finished objects are not watched: memory follows what is active, not what is stored.
@@ -98,6 +103,15 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let _ = context.commands.set(commands.store());
     announce(&health, "commands", Api::<AgentCommand>::all(client.clone()));
 
+    let (policy_changed, policy_changes) = futures::channel::mpsc::channel(1);
+    let policies = Controller::new(Api::<PlanPolicy>::all(client.clone()), watcher::Config::default())
+        .graceful_shutdown_on(stop.clone().cancelled_owned());
+    announce(&health, "policies", Api::<PlanPolicy>::all(client.clone()));
+    let following = tokio::spawn({
+        let (context, client) = (context.clone(), client.clone());
+        async move { context.policies.follow(client, policy_changed).await }
+    });
+
     let plans = Controller::new(Api::<ExecutionPlan>::all(client.clone()), active())
         .with_config(workers())
         .watches(Api::<PlanApproval>::all(client.clone()), watcher::Config::default(), |approval| {
@@ -105,6 +119,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
             Some(ObjectRef::new(&approval.spec.plan).within(&namespace))
         })
         .watches(Api::<AgentCommand>::all(client.clone()), active(), plan_of)
+        .reconcile_all_on(policy_changes)
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     announce(&health, "plans", Api::<ExecutionPlan>::all(client.clone()));
 
@@ -124,6 +139,9 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
                 .for_each(|done| async { note(done) }),
             plans
                 .run(plan::reconcile, on_error::<ExecutionPlan>, context.clone())
+                .for_each(|done| async { note(done) }),
+            policies
+                .run(policy::reconcile, on_error::<PlanPolicy>, context.clone())
                 .for_each(|done| async { note(done) }),
             providers
                 .run(provider::reconcile, on_error::<ModelProvider>, context.clone())
@@ -148,6 +166,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         () = patience => false,
     };
     gauges.abort();
+    following.abort();
     if lost {
         return Err(RunError::LeadershipLost);
     }
@@ -232,9 +251,10 @@ fn on_error<K: ResourceExt<DynamicType = ()>>(object: Arc<K>, error: &Error, con
     context.metrics.reconcile_failed(match kind.as_ref() {
         "AgentCommand" => "AgentCommand",
         "ExecutionPlan" => "ExecutionPlan",
+        "PlanPolicy" => "PlanPolicy",
         _ => "ModelProvider",
     });
-    Action::requeue(Duration::from_secs(5))
+    Action::requeue(context.failures.pause(object.uid().as_deref().unwrap_or_default()))
 }
 
 /// Counts what came of a step.

@@ -24,12 +24,12 @@ pub enum ExpressionError {
         /// The interpreter's words.
         reason: String,
     },
-    /// It gave something else than true or false.
+    /// It gave something else than true or false. What it gave is not told: it may be secret.
     #[error("'{expression}' gives {found}, expected true or false")]
     NotBoolean {
         /// The expression.
         expression: String,
-        /// What it gave.
+        /// The type of what it gave.
         found: String,
     },
 }
@@ -46,7 +46,7 @@ pub fn when_holds(
     let steps: BTreeMap<&str, Value> = entries
         .iter()
         .map(|entry| {
-            let object = objects.get(&entry.id).cloned().unwrap_or(Value::Null);
+            let object = objects.get(&entry.id).map_or(Value::Null, without_secrets);
             let state = entry.state.to_string();
             (entry.id.as_str(), json!({ "state": state, "message": entry.message, "object": object }))
         })
@@ -59,13 +59,41 @@ pub fn when_holds(
 /// # Errors
 /// When the expression is wrong or gives no boolean.
 pub fn object_satisfies(expression: &str, object: &Value) -> Result<bool, ExpressionError> {
-    evaluate(expression, &[("object", object.clone())])
+    evaluate(expression, &[("object", without_secrets(object))])
+}
+
+/// Whether an expression can be evaluated at all.
+///
+/// # Errors
+/// When it is not CEL.
+pub fn check_syntax(expression: &str) -> Result<(), ExpressionError> {
+    compiled(expression).map(|_| ())
+}
+
+fn compiled(expression: &str) -> Result<Program, ExpressionError> {
+    Program::compile(expression)
+        .map_err(|error| ExpressionError::Syntax { expression: expression.to_owned(), reason: error.to_string() })
+}
+
+/// The object as expressions see it: what they find out is told to everybody who reads the plan.
+fn without_secrets(object: &Value) -> Value {
+    let mut object = object.clone();
+    if object.get("kind").and_then(Value::as_str) == Some("Secret")
+        && let Some(fields) = object.as_object_mut()
+    {
+        fields.remove("data");
+        fields.remove("stringData");
+        if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("annotations");
+            metadata.remove("managedFields");
+        }
+    }
+    object
 }
 
 fn evaluate(expression: &str, variables: &[(&str, Value)]) -> Result<bool, ExpressionError> {
     let failed = |reason: String| ExpressionError::Evaluation { expression: expression.to_owned(), reason };
-    let program = Program::compile(expression)
-        .map_err(|error| ExpressionError::Syntax { expression: expression.to_owned(), reason: error.to_string() })?;
+    let program = compiled(expression)?;
     let mut context = Context::default();
     for (name, value) in variables {
         context.add_variable(*name, value.clone()).map_err(|error| failed(error.to_string()))?;
@@ -73,7 +101,7 @@ fn evaluate(expression: &str, variables: &[(&str, Value)]) -> Result<bool, Expre
     match program.execute(&context) {
         Ok(CelValue::Bool(holds)) => Ok(holds),
         Ok(other) => {
-            Err(ExpressionError::NotBoolean { expression: expression.to_owned(), found: format!("{other:?}") })
+            Err(ExpressionError::NotBoolean { expression: expression.to_owned(), found: other.type_of().to_string() })
         }
         Err(error) => Err(failed(error.to_string())),
     }
@@ -99,5 +127,21 @@ mod tests {
         assert!(matches!(object_satisfies("object.", &object), Err(ExpressionError::Syntax { .. })));
         assert!(matches!(object_satisfies("object.spec.x == 1", &object), Err(ExpressionError::Evaluation { .. })));
         assert!(matches!(object_satisfies("1 + 1", &object), Err(ExpressionError::NotBoolean { .. })));
+        assert!(check_syntax("object.spec.x == 1").is_ok() && check_syntax("object.").is_err());
+    }
+
+    #[test]
+    fn no_expression_tells_the_value_of_a_secret() {
+        let secret = json!({ "kind": "Secret", "data": { "password": "aHVudGVyMg==" },
+                             "metadata": { "annotations": { "last-applied": "aHVudGVyMg==" } } });
+        for expression in
+            ["object.data.password", "object.data.password == 'x'", "object.metadata.annotations", "object"]
+        {
+            let error = object_satisfies(expression, &secret).unwrap_err().to_string();
+            assert!(!error.contains("aHVudGVyMg"), "{error}");
+        }
+        let other = json!({ "kind": "ConfigMap", "data": { "word": "hunter2" } });
+        let error = object_satisfies("object.data.word", &other).unwrap_err();
+        insta::assert_snapshot!(error, @"'object.data.word' gives string, expected true or false");
     }
 }

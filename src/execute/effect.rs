@@ -1,4 +1,4 @@
-use super::condition::when_holds;
+use super::condition::{check_syntax, when_holds};
 use super::fence::Fence;
 use super::journal::{Action, Observation};
 use super::snapshot::{Snapshot, SnapshotError, SnapshotStore};
@@ -6,7 +6,10 @@ use crate::api::{
     FIELD_MANAGER, FieldChange, ObjectRef, Operation, OperationKind, Precondition, ResourceId, Step, StepStatus,
     Verify, VerifyKind,
 };
-use crate::cluster::{Access, Catalog, Cluster, ClusterError, ResourceKind, WriteOptions, diff, drift, landed};
+use crate::cluster::{
+    Access, Catalog, Cluster, ClusterError, ResourceKind, WriteOptions, diff, drift, landed, redact, redact_text,
+};
+use crate::plan::PlanError;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +34,7 @@ pub struct Effects {
     pub(super) plan_uid: String,
     pub(super) watching: Option<Watching>,
     pub(super) fence: Fence,
+    trusts_diffs: bool,
 }
 
 /// The time of watching after the last step.
@@ -105,15 +109,24 @@ impl Effects {
         plan_uid: String,
         watching: Option<Watching>,
         fence: Fence,
+        trusts_diffs: bool,
     ) -> Self {
-        Self { cluster, access, snapshots, plan_uid, watching, fence }
+        Self { cluster, access, snapshots, plan_uid, watching, fence, trusts_diffs }
     }
 
     /// Carries out one action and reports what it found. Whatever goes wrong becomes an observation: errors that pass
     /// are tried again until the step's attempts are used up.
     pub async fn perform(&self, action: &Action, steps: &[Step], entries: &[StepStatus]) -> Observation {
+        let mut observation = self.carry_out(action, steps, entries).await;
+        if let Some(message) = observation.message_mut() {
+            *message = told(message);
+        }
+        observation
+    }
+
+    async fn carry_out(&self, action: &Action, steps: &[Step], entries: &[StepStatus]) -> Observation {
         if *action == Action::Observe {
-            return self.observe(steps).await;
+            return self.observe(steps, entries).await;
         }
         let Some(step) = steps.iter().find(|step| step.id == action.step()) else {
             return refused(action.step(), "the plan has no such step".to_owned());
@@ -129,7 +142,7 @@ impl Effects {
             Action::Verify(_) => self.verify(step, &entry).await,
             Action::BeginUndo(_) => Observation::UndoBegun { step: step.id.clone() },
             Action::Undo(_) => self.undo(step, &entry).await,
-            Action::Observe => self.observe(steps).await,
+            Action::Observe => self.observe(steps, entries).await,
         }
     }
 
@@ -166,6 +179,10 @@ impl Effects {
             Ok(kind) => kind,
             Err(error) => return Ok(refused(&id, error.to_string())),
         };
+        // What cannot be checked afterwards is not begun.
+        if let Err(reason) = checkable(step) {
+            return Ok(refused(&id, reason));
+        }
         match kind {
             OperationKind::Wait => return Ok(self.wait(step).await),
             OperationKind::Query => return self.read(step).await,
@@ -180,11 +197,20 @@ impl Effects {
             return Ok(Observation::Skipped { step: id, message: format!("{} is gone already", subject.target) });
         }
         let changes = self.changes(&subject, kind, live.as_ref()).await?;
+        let shows_changes = !step.diff.is_empty() && step.known_after.is_empty() && kind != OperationKind::Delete;
+        if !self.trusts_diffs && shows_changes {
+            let shown = redact(&subject.target, changes.clone());
+            if let Some(difference) = difference(&step.diff, &shown) {
+                return Ok(refused(&id, format!("the plan does not say what the step would do: {difference}")));
+            }
+        }
         if changes.is_empty() {
             return Ok(Observation::Skipped { step: id, message: format!("{} already is as wanted", subject.target) });
         }
         let before = live.as_ref().map(ResourceId::of);
         let snapshot = Snapshot { before: live, changes };
+        // Another replica may have taken the plan up, and its snapshot is the one that counts.
+        self.fence.pass().await;
         let name = match self.snapshots.store(&self.plan_uid, &step.id, &snapshot).await {
             Err(error @ SnapshotError::TooLarge { .. }) => return Ok(refused(&id, error.to_string())),
             other => other?,
@@ -204,7 +230,10 @@ impl Effects {
             return Ok(diff(live, None));
         }
         let step = subject.step;
-        let complete = !step.diff.is_empty() && step.known_after.is_empty() && !step.diff.iter().any(|c| c.redacted);
+        let complete = self.trusts_diffs
+            && !step.diff.is_empty()
+            && step.known_after.is_empty()
+            && !step.diff.iter().any(|c| c.redacted);
         if complete {
             return Ok(step.diff.clone());
         }
@@ -275,10 +304,12 @@ impl Effects {
             *look_first = false;
         }
         *attempts += 1;
+        // What goes is told by its identity: a status that keeps moving must not keep it from going.
+        let goes = step.operation.delete.is_some() || step.operation.evict.is_some();
         let options = WriteOptions {
             dry_run: false,
             uid: entry.before.as_ref().and_then(|before| before.uid.clone()),
-            resource_version: version.clone(),
+            resource_version: version.clone().filter(|_| !goes),
         };
         self.fence.pass().await;
         let object = self.access.perform(&subject.catalog, &step.operation, &options).await?;
@@ -351,6 +382,7 @@ impl Effects {
         let table = crate::plan::answer(&self.access, &catalog, query).await;
         Ok(match table {
             Ok(table) => Observation::Verified { step: id, message: table.text },
+            Err(PlanError::Cluster(error)) => return Err(error.into()),
             Err(error) => refused(&id, error.to_string()),
         })
     }
@@ -382,6 +414,40 @@ pub(super) enum Found {
 
 pub(super) fn refused(step: &str, message: String) -> Observation {
     Observation::Refused { step: step.to_owned(), message, drifted: false }
+}
+
+/// Why nobody could tell whether the step got where it promised.
+fn checkable(step: &Step) -> Result<(), String> {
+    let waits = step.operation.wait.as_ref().and_then(|wait| wait.expression.as_deref());
+    let verify = step.verify.as_ref();
+    if verify.is_some_and(|verify| verify.kind == VerifyKind::PromQL) {
+        return Err("verification by PromQL needs a metrics store, and none is configured".to_owned());
+    }
+    let promised = verify.and_then(|verify| verify.expression.as_deref());
+    for expression in waits.into_iter().chain(promised) {
+        check_syntax(expression).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// What a diff hides or makes up, where it is not what would change.
+fn difference(said: &[FieldChange], shown: &[FieldChange]) -> Option<String> {
+    let value = |value: &Option<Value>| value.as_ref().map_or_else(|| "absent".to_owned(), ToString::to_string);
+    if let Some(change) = shown.iter().find(|change| !said.contains(change)) {
+        return Some(format!("{} would go from {} to {}", change.path, value(&change.from), value(&change.to)));
+    }
+    said.iter().find(|change| !shown.contains(change)).map(|change| format!("{} would not change", change.path))
+}
+
+/// A message fit for status, events and logs: without what looks like a credential, and of bounded length, because all of
+/// a plan's messages share one object with it.
+fn told(message: &str) -> String {
+    const MOST: usize = 1000;
+    let message = redact_text(message);
+    match message.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message,
+    }
 }
 
 pub(super) fn timeout(step: &Step) -> Duration {
@@ -502,5 +568,105 @@ impl Backoff {
         let wait = server.unwrap_or_else(|| self.ceiling.mul_f64(rand::random::<f64>()));
         self.ceiling = (self.ceiling * 2).min(Duration::from_secs(30));
         tokio::time::sleep(wait).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn change(path: &str, from: Value, to: Value) -> FieldChange {
+        let present = |value: Value| Some(value).filter(|value| !value.is_null());
+        FieldChange { path: path.into(), from: present(from), to: present(to), redacted: false }
+    }
+
+    fn step(operation: Operation) -> Step {
+        Step { id: "s1".into(), operation, ..Step::default() }
+    }
+
+    fn target() -> ObjectRef {
+        ObjectRef {
+            api_version: "apps/v1".into(),
+            kind: "Deployment".into(),
+            namespace: Some("shop".into()),
+            name: "checkout".into(),
+        }
+    }
+
+    /// What is found of a step's mutation, when `before` is the uid of the object before it.
+    fn find(step: &Step, before: Option<&str>, changes: &[FieldChange], live: Option<&Value>) -> Found {
+        let before = before.map(|uid| ResourceId { uid: Some(uid.into()), resource_version: None });
+        let kind = ResourceKind {
+            group: "apps".into(),
+            version: "v1".into(),
+            kind: "Deployment".into(),
+            plural: "deployments".into(),
+            singular: "deployment".into(),
+            short_names: vec![],
+            namespaced: true,
+            verbs: vec![],
+            subresources: vec![],
+        };
+        let entry = StepStatus { before, ..StepStatus::default() };
+        let subject = Subject { step, entry, target: target(), kind, catalog: Arc::new(Catalog::default()) };
+        found(&subject, changes, live)
+    }
+
+    fn live(uid: &str, replicas: u32, image: &str, manager: &str) -> Value {
+        json!({ "metadata": { "uid": uid, "resourceVersion": "7", "managedFields": [{ "manager": manager }] },
+                "spec": { "replicas": replicas, "image": image } })
+    }
+
+    #[test]
+    fn a_mutation_that_was_overwritten_in_part_is_not_taken_for_one_that_never_landed() {
+        let patch = step(Operation::patch(target(), None, crate::api::PatchType::Merge, json!({})));
+        let changes =
+            [change("spec.replicas", json!(3), json!(5)), change("spec.image", json!("web:1"), json!("web:2"))];
+        let find = |live: &Value| find(&patch, Some("u"), &changes, Some(live));
+        assert!(matches!(find(&live("u", 5, "web:2", "x")), Found::Landed(_)));
+        assert_eq!(find(&live("u", 3, "web:1", "x")), Found::Nothing);
+        assert_eq!(find(&live("u", 4, "web:1", "x")), Found::Nothing, "somebody else changed one field");
+        assert_eq!(find(&live("another", 5, "web:2", "x")), Found::Nothing);
+        let Found::InPart(message) = find(&live("u", 9, "web:2", "x")) else { panic!("it landed in part") };
+        insta::assert_snapshot!(message, @"Deployment shop/checkout was changed by somebody else since, in spec.replicas");
+    }
+
+    #[test]
+    fn what_somebody_else_created_meanwhile_is_not_ours_however_equal() {
+        let apply = step(Operation::apply(json!({})));
+        let changes = [change("spec.replicas", Value::Null, json!(3))];
+        let find = |live: Option<&Value>| find(&apply, None, &changes, live);
+        assert_eq!(find(None), Found::Nothing);
+        assert!(matches!(find(Some(&live("u", 3, "web:1", FIELD_MANAGER))), Found::Landed(_)));
+        assert!(matches!(find(Some(&live("u", 4, "web:1", FIELD_MANAGER))), Found::InPart(_)));
+        assert_eq!(find(Some(&live("u", 3, "web:1", "kubectl"))), Found::Nothing);
+    }
+
+    #[test]
+    fn a_diff_that_hides_or_makes_up_something_is_told() {
+        let replicas = change("spec.replicas", json!(3), json!(5));
+        let image = change("spec.image", json!("web:1"), json!("evil:1"));
+        assert_eq!(difference(&[replicas.clone(), image.clone()], &[image.clone(), replicas.clone()]), None);
+        insta::assert_snapshot!(difference(std::slice::from_ref(&replicas), &[replicas.clone(), image.clone()]).unwrap(),
+            @r#"spec.image would go from "web:1" to "evil:1""#);
+        insta::assert_snapshot!(difference(&[replicas, image.clone()], &[image]).unwrap(), @"spec.replicas would not change");
+    }
+
+    #[test]
+    fn what_cannot_be_checked_afterwards_is_not_begun() {
+        let verified = |kind: VerifyKind, expression: &str| Step {
+            verify: Some(Verify { kind, expression: Some(expression.into()) }),
+            ..step(Operation::delete(target()))
+        };
+        assert_eq!(checkable(&verified(VerifyKind::Expression, "object.status.ready == true")), Ok(()));
+        assert!(checkable(&verified(VerifyKind::Expression, "object.status.")).is_err());
+        assert!(checkable(&verified(VerifyKind::PromQL, "up")).is_err());
+    }
+
+    #[test]
+    fn messages_are_short_and_hold_no_credentials() {
+        let message = told(&format!("password=hunter2 {}", "ä".repeat(5000)));
+        assert!(!message.contains("hunter2") && message.chars().count() == 1001, "{message}");
     }
 }

@@ -294,6 +294,22 @@ fn failure(entry: &StepStatus) -> String {
 }
 
 impl Observation {
+    /// The sentence that tells what happened, if it has one.
+    pub(super) fn message_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Self::Skipped { message, .. }
+            | Self::Refused { message, .. }
+            | Self::MutationFailed { message, .. }
+            | Self::Unsettled { message, .. }
+            | Self::Verified { message, .. }
+            | Self::VerifyFailed { message, .. }
+            | Self::Undone { message, .. }
+            | Self::UndoFailed { message, .. } => Some(message),
+            Self::Observed { degraded, .. } => degraded.as_mut(),
+            Self::Prepared { .. } | Self::Mutated { .. } | Self::UndoBegun { .. } => None,
+        }
+    }
+
     /// The step that was observed; empty for [`Observation::Observed`].
     #[must_use]
     pub fn step(&self) -> &str {

@@ -1,7 +1,7 @@
 //! Waiting until a promise holds: verification, waits, and the time of watching.
 
 use super::condition::object_satisfies;
-use super::effect::{Effects, Subject, Watching, refused, timeout};
+use super::effect::{EffectError, Effects, Subject, Watching, refused, timeout};
 use super::journal::Observation;
 use crate::api::{ResourceId, Step, StepStatus, Verify, VerifyKind, Wait, WaitUntil};
 use crate::cluster::{ClusterError, Readiness, readiness, workload_failure};
@@ -40,10 +40,10 @@ impl Effects {
                 return failed("verification by PromQL needs a metrics store, and none is configured".to_owned());
             }
         };
-        let subject = match self.subject(step, entry.clone()).await {
+        let subject = match self.patiently(step, || async { Ok(self.subject(step, entry.clone()).await?) }).await {
             Ok(subject) => subject,
             // The kind may go with the object: a deleted custom resource definition takes its kind along.
-            Err(ClusterError::UnknownKind { .. }) if matches!(goal, Goal::Absent { .. }) => {
+            Err(EffectError::Cluster(ClusterError::UnknownKind { .. })) if matches!(goal, Goal::Absent { .. }) => {
                 return Observation::Verified { step: id, message: "gone".to_owned() };
             }
             Err(error) => return failed(error.to_string()),
@@ -70,10 +70,11 @@ impl Effects {
                 return refused(&step.id, "wait says until: Expression but has no expression".to_owned());
             }
         };
-        let subject = match self.subject(step, StepStatus::default()).await {
-            Ok(subject) => subject,
-            Err(error) => return refused(&step.id, error.to_string()),
-        };
+        let subject =
+            match self.patiently(step, || async { Ok(self.subject(step, StepStatus::default()).await?) }).await {
+                Ok(subject) => subject,
+                Err(error) => return refused(&step.id, error.to_string()),
+            };
         match self.reach(&subject, &goal, timeout(step)).await {
             Ok(message) => Observation::Verified { step: step.id.clone(), message },
             Err(message) => refused(&step.id, message),
@@ -170,7 +171,7 @@ impl Effects {
     }
 
     /// Watches what the plan changed until the time is over, or something degrades.
-    pub(super) async fn observe(&self, steps: &[Step]) -> Observation {
+    pub(super) async fn observe(&self, steps: &[Step], entries: &[StepStatus]) -> Observation {
         let Some(Watching { window, since, rolls_back }) = self.watching else {
             return Observation::Observed { degraded: None, rolls_back: false };
         };
@@ -178,7 +179,7 @@ impl Effects {
             Duration::try_from(jiff::Timestamp::now().duration_since(since)).unwrap_or(Duration::ZERO)
         });
         let mut watches = futures::stream::FuturesUnordered::new();
-        for step in steps.iter().filter(|step| step.operation.apply.is_some() || step.operation.patch.is_some()) {
+        for step in watched(steps, entries) {
             watches.push(self.degradation(step));
         }
         let degraded = async {
@@ -195,7 +196,14 @@ impl Effects {
 
     /// Resolves when the object of the step degrades.
     async fn degradation(&self, step: &Step) -> Option<String> {
-        let subject = self.subject(step, StepStatus::default()).await.ok()?;
+        let subject =
+            match self.patiently(step, || async { Ok(self.subject(step, StepStatus::default()).await?) }).await {
+                Ok(subject) => subject,
+                Err(error) => {
+                    tracing::warn!(step = step.id, %error, "cannot be watched");
+                    return None;
+                }
+            };
         let objects = self.access.watch(&subject.kind, &subject.target).await;
         let mut objects = std::pin::pin!(objects.into_stream());
         let pods = self.access.watch_pods(&subject.catalog, &subject.target).await;
@@ -222,6 +230,16 @@ impl Effects {
     }
 }
 
+/// The steps whose objects are to stay well: those that were carried out, unless another step deleted the object after.
+fn watched<'s>(steps: &'s [Step], entries: &[StepStatus]) -> Vec<&'s Step> {
+    let landed = |step: &&Step| entries.iter().any(|entry| entry.id == step.id && entry.landed());
+    let target = |step: &Step| step.operation.target().ok().flatten();
+    let deleted: Vec<_> =
+        steps.iter().filter(landed).filter(|step| step.operation.delete.is_some()).map(target).collect();
+    let changes = |step: &&Step| step.operation.apply.is_some() || step.operation.patch.is_some();
+    steps.iter().filter(landed).filter(changes).filter(|step| !deleted.contains(&target(step))).collect()
+}
+
 /// `90s` as `1m30s`.
 fn spoken(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -229,5 +247,40 @@ fn spoken(duration: Duration) -> String {
         (0, seconds) => format!("{seconds}s"),
         (minutes, 0) => format!("{minutes}m"),
         (minutes, seconds) => format!("{minutes}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{ObjectRef, Operation, PatchType};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_was_carried_out_and_still_is_to_be_there_is_watched() {
+        let target = |name: &str| ObjectRef {
+            api_version: "v1".into(),
+            kind: "ConfigMap".into(),
+            namespace: Some("shop".into()),
+            name: name.into(),
+        };
+        let step = |id: &str, operation: Operation| Step { id: id.into(), operation, ..Step::default() };
+        let patch = |name: &str| Operation::patch(target(name), None, PatchType::Merge, json!({}));
+        let steps = [
+            step("stays", patch("a")),
+            step("left-out", patch("b")),
+            step("goes", patch("c")),
+            step("deletes", Operation::delete(target("c"))),
+        ];
+        let entry = |id: &str| StepStatus {
+            id: id.into(),
+            applied_at: Some(Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH)),
+            ..StepStatus::default()
+        };
+        let skipped = StepStatus { id: "left-out".into(), ..StepStatus::default() };
+        let entries = [entry("stays"), skipped, entry("goes"), entry("deletes")];
+        let ids: Vec<_> = watched(&steps, &entries).into_iter().map(|step| step.id.as_str()).collect();
+        assert_eq!(ids, ["stays"]);
     }
 }

@@ -11,7 +11,7 @@ pub mod digest;
 mod environment;
 mod estimate;
 mod ground;
-mod policy;
+pub mod policy;
 mod resolve;
 mod rights;
 mod validate;

@@ -33,6 +33,9 @@ pub enum InvalidPlan {
     SecretInPlan(String),
 }
 
+/// Subresources behind which the API server only passes requests on: a dry run would be carried out.
+const CONNECTIONS: [&str; 4] = ["attach", "exec", "portforward", "proxy"];
+
 /// Checks what the API server's schema cannot: ids, dependencies, circles, operations, Secrets in the clear.
 ///
 /// # Errors
@@ -50,6 +53,12 @@ pub fn validate(spec: &ExecutionPlanSpec) -> Result<(), InvalidPlan> {
         }
         let wrong = |reason: String| InvalidPlan::Operation { step: step.id.clone(), reason };
         step.operation.target().map_err(|error| wrong(error.to_string()))?;
+        let subresource = step.operation.patch.as_ref().and_then(|patch| patch.subresource.as_deref());
+        if let Some(subresource) = subresource.filter(|name| CONNECTIONS.contains(name)) {
+            return Err(wrong(format!(
+                "subresource '{subresource}' connects to a workload: nothing of it can be tried, shown or put back"
+            )));
+        }
         if carries_secret(&step.operation) {
             return Err(InvalidPlan::SecretInPlan(step.id.clone()));
         }
@@ -64,8 +73,10 @@ fn carries_secret(operation: &Operation) -> bool {
     });
     let patched = operation.patch.as_ref().is_some_and(|patch| {
         let touches = |op: &serde_json::Value| {
-            let path = op.get("path").and_then(|path| path.as_str()).unwrap_or_default();
-            path.is_empty() || path.starts_with("/data") || path.starts_with("/stringData")
+            let speaks = |path: &str| path.is_empty() || path.starts_with("/data") || path.starts_with("/stringData");
+            // `copy` and `move` would bring a value to where it is shown.
+            let from = op.get("from").and_then(|from| from.as_str());
+            speaks(op.get("path").and_then(|path| path.as_str()).unwrap_or_default()) || from.is_some_and(speaks)
         };
         patch.target.kind == "Secret"
             && (has_values(&patch.body) || patch.body.as_array().is_some_and(|ops| ops.iter().any(touches)))
@@ -95,7 +106,7 @@ fn acyclic(steps: &[Step]) -> Result<(), InvalidPlan> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{ObjectRef, WaitUntil};
+    use crate::api::{ObjectRef, PatchType, WaitUntil};
     use serde_json::json;
 
     fn step(id: &str, depends_on: &[&str]) -> Step {
@@ -131,5 +142,28 @@ mod tests {
             json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "s" }, "data": { "k": "dg==" } }),
         );
         assert_eq!(validate(&spec(vec![with_secret])), Err(InvalidPlan::SecretInPlan("a".into())));
+        let secret = ObjectRef {
+            api_version: "v1".into(),
+            kind: "Secret".into(),
+            namespace: Some("n".into()),
+            name: "s".into(),
+        };
+        let body = json!([{ "op": "copy", "from": "/data/password", "path": "/metadata/annotations/shown" }]);
+        let mut copies = step("a", &[]);
+        copies.operation = Operation::patch(secret, None, PatchType::Json, body);
+        assert_eq!(validate(&spec(vec![copies])), Err(InvalidPlan::SecretInPlan("a".into())));
+    }
+
+    #[test]
+    fn a_plan_connects_to_nothing() {
+        let service = ObjectRef {
+            api_version: "v1".into(),
+            kind: "Service".into(),
+            namespace: Some("n".into()),
+            name: "s".into(),
+        };
+        let mut proxy = step("a", &[]);
+        proxy.operation = Operation::patch(service, Some("proxy"), PatchType::Merge, json!({}));
+        assert!(matches!(validate(&spec(vec![proxy])), Err(InvalidPlan::Operation { .. })));
     }
 }

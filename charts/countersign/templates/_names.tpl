@@ -38,6 +38,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- define "countersign.readRule" -}}
 - apiGroups: [countersign.dev]
-  resources: [agentcommands, executionplans, planapprovals, modelproviders]
+  resources: [agentcommands, executionplans, planapprovals, planpolicies, modelproviders]
   verbs: [get, list, watch]
 {{- end -}}

@@ -2,6 +2,7 @@
 
 mod crds;
 mod digest_file;
+mod policy_test;
 mod run;
 mod tool_list;
 
@@ -50,6 +51,9 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Try PlanPolicies without a cluster.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Print a completion script.
     Completion {
         /// The shell.
@@ -57,6 +61,19 @@ enum Command {
     },
     /// Print the version.
     Version {
+        /// The form of the output.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: OutputFormat,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Compile policies and check their examples. Fails when a policy would not be Ready.
+    Test {
+        /// YAML or JSON files with PlanPolicies, other objects besides; `-` for standard input.
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
         /// The form of the output.
         #[arg(short, long, value_enum, default_value_t)]
         output: OutputFormat,
@@ -109,6 +126,22 @@ pub enum OperatorError {
         #[source]
         source: DigestError,
     },
+    /// A file holds no policy, or one that cannot be read.
+    #[error("{file} holds no PlanPolicy that can be tested: {reason}")]
+    NoPolicy {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Policies would not be Ready.
+    #[error("{failed} of {total} policies fail")]
+    PoliciesFail {
+        /// How many.
+        failed: usize,
+        /// Of how many.
+        total: usize,
+    },
     /// Logging cannot be set up.
     #[error(transparent)]
     Logging(#[from] LoggingError),
@@ -148,6 +181,14 @@ async fn execute(command: Command) -> Result<(), OperatorError> {
         Command::Crds { output: Structured::Yaml, .. } => print(&crds::yaml()?)?,
         Command::Tools { output } => print(&tool_list::render(crate::tools::registry(), output, style(When::Auto))?)?,
         Command::Digest { file } => print(&format!("{}\n", digest_file::digest(&file)?))?,
+        Command::Policy(PolicyCommand::Test { files, output }) => {
+            let tested = policy_test::test(&files)?;
+            print(&policy_test::render(&tested, output, style(When::Auto))?)?;
+            let failed = tested.iter().filter(|policy| !policy.passed()).count();
+            if failed > 0 {
+                return Err(OperatorError::PoliciesFail { failed, total: tested.len() });
+            }
+        }
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "countersign", &mut script);

@@ -6,6 +6,12 @@ use crate::execute::journal::{Bounds, Outcome, Signals};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
+/// At least so many; more where the environment asks for more.
+fn cases(least: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig { cases: config.cases.max(least), ..config }
+}
+
 fn fate() -> impl Strategy<Value = Fate> {
     prop_oneof![
         40 => Just(Fate::Fine),
@@ -90,7 +96,7 @@ fn check_end(simulation: &Simulation, outcome: &Outcome) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn every_plan_ends_well_in_all_weathers(
@@ -135,7 +141,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #![proptest_config(cases(100))]
 
     /// One step at a time, so that the way without a crash is the only way.
     #[test]

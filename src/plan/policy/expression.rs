@@ -1,0 +1,254 @@
+//! CEL with bounds: an expression is weighed when it is compiled, and its cost on a plan is known before it runs.
+
+use cel::common::ast::{EntryExpr, Expr, IdedExpr, operators};
+use cel::objects::{Key, Map};
+use cel::{Context, Program, Value as CelValue};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The most characters of an expression; the API server has the same bound.
+const MAX_LENGTH: usize = 2048;
+/// The most comprehensions (`all`, `exists`, `exists_one`, `map`, `filter`).
+const MAX_COMPREHENSIONS: usize = 8;
+/// The most comprehensions within each other.
+const MAX_DEPTH: u32 = 2;
+/// The most places within comprehensions that can make a value larger, so that a chain of them cannot fill the memory.
+const MAX_GROWTH: usize = 8;
+/// The most steps of evaluation.
+const MAX_COST: u64 = 20_000_000;
+/// The most values of a plan that are handed to an expression.
+const MAX_VALUES: u64 = 500_000;
+
+/// An expression that was compiled and weighed.
+#[derive(Debug)]
+pub(super) struct Expression {
+    program: Program,
+    weight: Weight,
+}
+
+#[derive(Debug, Default)]
+struct Weight {
+    nodes: u64,
+    comprehensions: usize,
+    depth: u32,
+    growth: usize,
+}
+
+/// A value that expressions can read, with its size.
+#[derive(Debug)]
+pub(super) struct Subject {
+    value: CelValue,
+    values: u64,
+    longest: u64,
+}
+
+impl Expression {
+    /// Compiles and weighs an expression; the error is a clause for people.
+    pub fn compile(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_LENGTH {
+            return Err(format!("it has {} bytes, at most {MAX_LENGTH} are allowed", text.len()));
+        }
+        let program = Program::compile(text).map_err(|error| {
+            // The parser draws the expression with a caret, on lines of its own.
+            let text = error.to_string();
+            format!("it is not CEL: {}", text.lines().next().unwrap_or_default().trim_end_matches(':'))
+        })?;
+        if let Some(unknown) = unknown_variable(&program) {
+            return Err(format!("it speaks of '{unknown}', but only 'plan' is known"));
+        }
+        let mut weight = Weight::default();
+        weigh(program.expression(), 0, &mut weight);
+        if weight.comprehensions > MAX_COMPREHENSIONS || weight.depth > MAX_DEPTH {
+            return Err(format!(
+                "it could take too long: it has {} comprehensions, {} within each other; at most {MAX_COMPREHENSIONS} and {MAX_DEPTH} are allowed",
+                weight.comprehensions, weight.depth
+            ));
+        }
+        // Each map and filter grows its own result by one item at a time.
+        if weight.growth > MAX_GROWTH + 2 * weight.comprehensions {
+            return Err("it could need too much memory: too many sums and lists within comprehensions".to_owned());
+        }
+        Ok(Self { program, weight })
+    }
+
+    /// Whether the expression holds for `plan`; the error is a clause for people.
+    pub fn holds(&self, plan: &Subject) -> Result<bool, String> {
+        let rounds = plan.longest.saturating_pow(self.weight.depth).saturating_mul(self.weight.nodes);
+        if plan.values > MAX_VALUES || rounds > MAX_COST {
+            return Err(format!("the plan is too large for it ({} values)", plan.values));
+        }
+        let mut context = Context::default();
+        context.add_variable_from_value("plan", plan.value.clone());
+        match self.program.execute(&context) {
+            Ok(CelValue::Bool(holds)) => Ok(holds),
+            Ok(other) => Err(format!("it gives {}, expected true or false", other.type_of())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl Subject {
+    pub fn new(value: &Value) -> Self {
+        let (mut values, mut longest) = (0, 0);
+        let value = converted(value, &mut values, &mut longest);
+        Self { value, values, longest }
+    }
+}
+
+/// JSON as CEL sees it in Kubernetes: whole numbers are `int`, whatever their sign.
+fn converted(value: &Value, values: &mut u64, longest: &mut u64) -> CelValue {
+    *values += 1;
+    match value {
+        Value::Null => CelValue::Null,
+        Value::Bool(value) => CelValue::Bool(*value),
+        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(whole), _) => CelValue::Int(whole),
+            (None, float) => CelValue::Float(float.unwrap_or(f64::NAN)),
+        },
+        Value::String(text) => CelValue::String(Arc::new(text.clone())),
+        Value::Array(items) => {
+            *longest = (*longest).max(items.len() as u64);
+            CelValue::List(Arc::new(items.iter().map(|item| converted(item, values, longest)).collect()))
+        }
+        Value::Object(members) => {
+            *longest = (*longest).max(members.len() as u64);
+            let map: HashMap<Key, CelValue> = members
+                .iter()
+                .map(|(key, value)| (Key::from(key.clone()), converted(value, values, longest)))
+                .collect();
+            CelValue::Map(Map { map: Arc::new(map) })
+        }
+    }
+}
+
+/// A variable that is neither `plan` nor made by a macro.
+fn unknown_variable(program: &Program) -> Option<String> {
+    fn find<'e>(expression: &'e IdedExpr, known: &mut Vec<&'e str>) -> Option<String> {
+        match &expression.expr {
+            // A name of a type, as in `type(x) == string`, is a variable to the parser.
+            Expr::Ident(name) => {
+                const TYPES: [&str; 9] =
+                    ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type"];
+                (!known.contains(&name.as_str()) && !TYPES.contains(&name.as_str())).then(|| name.clone())
+            }
+            Expr::Comprehension(inner) => {
+                if let Some(found) = find(&inner.iter_range, known).or_else(|| find(&inner.accu_init, known)) {
+                    return Some(found);
+                }
+                let before = known.len();
+                known.push(&inner.iter_var);
+                known.extend(inner.iter_var2.as_deref());
+                known.push(&inner.accu_var);
+                let found = [&inner.loop_cond, &inner.loop_step, &inner.result].iter().find_map(|e| find(e, known));
+                known.truncate(before);
+                found
+            }
+            other => children(other).into_iter().find_map(|child| find(child, known)),
+        }
+    }
+    find(program.expression(), &mut vec!["plan"])
+}
+
+fn weigh(expression: &IdedExpr, depth: u32, weight: &mut Weight) {
+    weight.nodes += 1;
+    let within = depth > 0;
+    match &expression.expr {
+        Expr::Comprehension(inner) => {
+            weight.comprehensions += 1;
+            weight.depth = weight.depth.max(depth + 1);
+            weigh(&inner.iter_range, depth, weight);
+            for part in [&inner.accu_init, &inner.loop_cond, &inner.loop_step, &inner.result] {
+                weigh(part, depth + 1, weight);
+            }
+            return;
+        }
+        Expr::Call(call) if within && call.func_name == operators::ADD => weight.growth += 1,
+        Expr::List(list) if within => weight.growth += list.elements.len(),
+        Expr::Map(map) if within => weight.growth += map.entries.len(),
+        _ => {}
+    }
+    for child in children(&expression.expr) {
+        weigh(child, depth, weight);
+    }
+}
+
+/// The parts of an expression that is no comprehension.
+fn children(expression: &Expr) -> Vec<&IdedExpr> {
+    match expression {
+        Expr::Call(call) => call.target.iter().map(Box::as_ref).chain(&call.args).collect(),
+        Expr::List(list) => list.elements.iter().collect(),
+        Expr::Select(select) => vec![&select.operand],
+        Expr::Map(map) => map.entries.iter().flat_map(|entry| parts(&entry.expr)).collect(),
+        Expr::Struct(made) => made.entries.iter().flat_map(|entry| parts(&entry.expr)).collect(),
+        Expr::Comprehension(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => Vec::new(),
+    }
+}
+
+fn parts(entry: &EntryExpr) -> Vec<&IdedExpr> {
+    match entry {
+        EntryExpr::StructField(field) => vec![&field.value],
+        EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn holds(text: &str) -> Result<bool, String> {
+        let plan = json!({ "summary": "x", "approvalsRequired": 2, "steps": [{ "id": "a" }, { "id": "b" }] });
+        Expression::compile(text).and_then(|expression| expression.holds(&Subject::new(&plan)))
+    }
+
+    #[test]
+    fn expressions_over_the_plan_are_answered() {
+        for (text, answer) in [
+            ("plan.approvalsRequired + 1 == 3", true),
+            ("plan.steps.all(s, s.id != 'a')", false),
+            ("plan.steps.exists(s, plan.steps.all(t, t.id >= s.id))", true),
+            ("plan.steps.map(s, s.id + '!').size() == 2", true),
+            ("has(plan.estimate) && plan.estimate.monthlyCost == ''", false),
+            ("plan.summary.matches('^[a-z]$')", true),
+            ("type(plan.summary) == string", true),
+        ] {
+            assert_eq!(holds(text), Ok(answer), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_gives_no_answer_says_why() {
+        for (text, words) in [
+            ("plan.", "not CEL"),
+            ("plan.nothing == 1", "No such key"),
+            ("plan.summary", "expected true or false"),
+            ("object.x == 1", "'object'"),
+            ("plan.steps.all(s, t.id == 'a')", "'t'"),
+        ] {
+            let error = holds(text).unwrap_err();
+            assert!(error.contains(words) && !error.contains('\n'), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_could_take_too_long_is_not_compiled() {
+        let nested = "plan.steps.all(a, plan.steps.all(b, plan.steps.all(c, a.id == c.id)))";
+        let many = ["plan.steps.all(a, true)"; 9].join(" && ");
+        let doubling = format!("['a']{} == []", ".map(a, a + a + a + a)".repeat(5));
+        let copies = "plan.steps.map(a, [a, a, a, a, a, a, a, a, a, a, a, a, a]).size() > 0";
+        for text in [nested, &many, &doubling, copies, &"1".repeat(3000)] {
+            assert!(Expression::compile(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_plan_beyond_bounds_is_not_evaluated() {
+        let steps: Vec<Value> = (0..5000).map(|id| json!({ "id": id.to_string() })).collect();
+        let plan = Subject::new(&json!({ "steps": steps }));
+        let linear = Expression::compile("plan.steps.all(s, s.id != 'x')").unwrap();
+        assert_eq!(linear.holds(&plan), Ok(true));
+        let square = Expression::compile("plan.steps.all(s, plan.steps.all(t, s.id != t.id))").unwrap();
+        assert!(square.holds(&plan).unwrap_err().contains("too large"));
+    }
+}

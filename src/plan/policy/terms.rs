@@ -1,0 +1,91 @@
+use super::{CompiledPolicy, PlanFacts, Ruling, Verdict, approvals_required};
+use crate::api::{Automation, PolicyDemand, RiskLevel};
+use std::time::Duration;
+
+/// Name under which the rules stand that hold where no policy says anything.
+const BUILT_IN: &str = "built-in";
+
+/// The strictest value of each field of all policies that match, and who asked for it.
+pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], facts: &PlanFacts<'_>) -> Verdict {
+    let risk = facts.risk;
+    let specs = || policies.iter().map(|policy| policy.spec());
+    let automation = specs().filter_map(|spec| spec.automation).min().unwrap_or(Automation::SemiAuto);
+    let configured = specs().filter_map(|spec| spec.approvals.as_ref()?.of(risk)).max();
+    let built_in = approvals_required(risk);
+    let by_risk = match automation {
+        Automation::Full => configured.unwrap_or(built_in),
+        Automation::ReadOnly | Automation::Manual | Automation::SemiAuto => configured.unwrap_or(0).max(built_in),
+    };
+    let approvals = by_risk.max(u32::from(automation <= Automation::Manual));
+    let separation = specs().filter_map(|spec| spec.separation_of_duties).max().unwrap_or(true);
+    let lifetime = specs().filter_map(|spec| spec.approval_lifetime).map(Duration::from).min();
+    let watches = specs().filter_map(|spec| spec.observe.as_ref()).map(|observe| Duration::from(observe.duration));
+    let observe = watches.max().filter(|_| facts.mutates());
+    let groups = specs().map(|spec| spec.approver_groups.clone()).filter(|groups| !groups.is_empty()).collect();
+    let mut demanded_by: Vec<PolicyDemand> = policies
+        .iter()
+        .map(|policy| PolicyDemand { name: policy.name().to_owned(), asks: asks(policy, risk) })
+        .filter(|demand| !demand.asks.is_empty())
+        .collect();
+    let mut defaults = Vec::new();
+    let met = configured.is_some_and(|configured| configured >= by_risk);
+    if by_risk > 0 && !met {
+        defaults.push(people(by_risk, risk));
+    }
+    if approvals > 0 && separation && specs().all(|spec| spec.separation_of_duties.is_none()) {
+        defaults.push("approval by somebody else than the requester".to_owned());
+    }
+    if !defaults.is_empty() {
+        demanded_by.push(PolicyDemand { name: BUILT_IN.to_owned(), asks: defaults });
+    }
+    Verdict {
+        ruling,
+        approvals_required: approvals,
+        approver_groups: groups,
+        separation_of_duties: separation,
+        approval_lifetime: lifetime,
+        observe,
+        demanded_by,
+    }
+}
+
+fn people(count: u32, risk: RiskLevel) -> String {
+    format!("{count} {} at {risk} risk", if count == 1 { "approval" } else { "approvals" })
+}
+
+/// What one policy asks of a plan of that risk.
+fn asks(policy: &CompiledPolicy, risk: RiskLevel) -> Vec<String> {
+    let spec = policy.spec();
+    let mut asks = Vec::new();
+    match spec.automation {
+        Some(Automation::ReadOnly) => asks.push("that nothing is changed".to_owned()),
+        Some(Automation::Manual) => asks.push("at least one approval".to_owned()),
+        Some(Automation::SemiAuto | Automation::Full) | None => {}
+    }
+    let count = spec.approvals.as_ref().and_then(|approvals| approvals.of(risk));
+    asks.extend(count.filter(|count| *count > 0).map(|count| people(count, risk)));
+    if !spec.approver_groups.is_empty() {
+        asks.push(format!("approvers in group {}", spec.approver_groups.join(" or ")));
+    }
+    if spec.separation_of_duties == Some(true) {
+        asks.push("approval by somebody else than the requester".to_owned());
+    }
+    asks.extend(
+        spec.approval_lifetime.map(|lifetime| format!("approvals not older than {}", written(lifetime.into()))),
+    );
+    let observe = spec.observe.as_ref().map(|observe| written(observe.duration.into()));
+    asks.extend(observe.map(|duration| format!("watching the workloads for {duration}")));
+    if !spec.windows.is_empty() {
+        asks.push("beginning within its change windows".to_owned());
+    }
+    asks
+}
+
+/// A duration as people write it in the API: `1h30m`.
+fn written(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let text: String =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect();
+    if text.is_empty() { format!("{duration:?}") } else { text }
+}
