@@ -41,7 +41,7 @@ pub use operation::{
 pub use plan::{
     ApprovalRecord, ApprovalVerdict, CommandReference, Estimate, ExecutionPlan, ExecutionPlanSpec, ExecutionPlanStatus,
     FieldChange, PlanPhase, PolicyDemand, Precondition, Proposer, Retry, RollbackPlan, RollbackStrategy, Step,
-    StepResult, StepState, StepStatus, UndoState, UndoStatus, Verify, VerifyKind,
+    StepState, StepStatus, UndoState, UndoStatus, Verify, VerifyKind,
 };
 pub use policy::{
     ApprovalsByRisk, Automation, Budget, Constraint, Effect, Expectation, ExpectedVerdict, PlanPolicy, PlanPolicySpec,

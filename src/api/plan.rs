@@ -472,15 +472,6 @@ pub struct StepStatus {
     pub undo: Option<UndoStatus>,
 }
 
-/// The result of one step in short.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StepResult {
-    /// Where the step stands.
-    pub state: StepState,
-    /// The object after the mutation.
-    pub object: Option<Value>,
-}
-
 /// Where a step stands.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 pub enum StepState {

@@ -3,9 +3,9 @@ use super::leader::Leadership;
 use super::policy::Policies;
 use super::provider::Providers;
 use crate::api::{AgentCommand, ExecutionPlan, ModelProvider};
-use crate::cluster::{Cluster, ClusterError};
+use crate::cluster::{Cluster, ClusterError, ListOptions};
 use crate::execute::{Signals, SnapshotError, SnapshotStore};
-use crate::plan::PlanError;
+use crate::plan::{Namespace, PlanError};
 use crate::telemetry::Metrics;
 use kube::Client;
 use kube::runtime::events::Recorder;
@@ -80,6 +80,14 @@ impl Executions {
 }
 
 impl Context {
+    /// The namespaces of the cluster with their labels, read as the operator.
+    pub async fn namespaces(&self) -> Result<Vec<Namespace>, Error> {
+        let catalog = self.cluster.catalog().await?;
+        let Some(kind) = catalog.by_group_kind("", "Namespace") else { return Ok(Vec::new()) };
+        let objects = self.cluster.operator().list(kind, None, &ListOptions::default()).await?;
+        Ok(objects.iter().filter_map(Namespace::of).collect())
+    }
+
     /// Remembers that a plan was assessed just now.
     pub fn note_assessed(&self, digest: &str) {
         let mut assessed = self.assessed.lock().unwrap_or_else(PoisonError::into_inner);

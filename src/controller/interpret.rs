@@ -6,7 +6,7 @@ use crate::api::{
     Action, ActionType, AgentCommand, Answer, CommandContext, CommandPhase, ConfidenceLevel, Estimate,
     ExecutionPlanSpec, Intent, Interpretation, Mode, Observe, OperationKind, Step, Usage,
 };
-use crate::cluster::{Access, Catalog, ListOptions};
+use crate::cluster::{Access, Catalog};
 use crate::draft::{Draft, ToolCall};
 use crate::plan::{
     Actor, CompiledCall, CompiledStep, Environments, Grounded, Namespace, PlanError, Resolver, answer,
@@ -79,7 +79,7 @@ static TOOLS: LazyLock<ToolCatalogue> = LazyLock::new(|| ToolCatalogue {
 pub(super) async fn interpret(command: &AgentCommand, context: &Context) -> Result<Interpreted, Error> {
     // Before a planner is paid for.
     context.policies.read().map_err(Error::PoliciesUnread)?;
-    let namespaces = namespaces(context).await?;
+    let namespaces = context.namespaces().await?;
     let name = command.namespace().unwrap_or_default();
     let own = namespaces.iter().find(|namespace| namespace.name == name).cloned();
     let own = own.unwrap_or(Namespace { name: name.clone(), labels: std::collections::BTreeMap::new() });
@@ -133,13 +133,6 @@ async fn under_policy(
         spec.observe = Some(Observe { duration, rollback_on_degraded });
     }
     Ok(spec)
-}
-
-async fn namespaces(context: &Context) -> Result<Vec<Namespace>, Error> {
-    let catalog = context.cluster.catalog().await?;
-    let Some(kind) = catalog.by_group_kind("", "Namespace") else { return Ok(Vec::new()) };
-    let objects = context.cluster.operator().list(kind, None, &ListOptions::default()).await?;
-    Ok(objects.iter().filter_map(Namespace::of).collect())
 }
 
 /// How a draft reads before the cluster was asked.

@@ -7,12 +7,10 @@ use crate::api::{
     REQUEST_ANNOTATION, RiskLevel, SNAPSHOT_FINALIZER, set_condition,
 };
 use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms, judge};
-use crate::cluster::ListOptions;
 use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching};
 use crate::plan::policy::{Ruling, Verdict};
 use crate::plan::{
-    Actor, Environments, Namespace, PlanError, check_rights, digest, needed_rights, regrounded_risk, right_to_use,
-    validate,
+    Actor, Environments, PlanError, check_rights, digest, needed_rights, regrounded_risk, right_to_use, validate,
 };
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -286,9 +284,11 @@ async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<RiskLev
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
     let access = context.cluster.service_account(&namespace, account)?;
     let catalog = context.cluster.catalog().await?;
-    let Some(kind) = catalog.by_group_kind("", "Namespace") else { return Ok(RiskLevel::Critical) };
-    let objects = context.cluster.operator().list(kind, None, &ListOptions::default()).await?;
-    let namespaces = objects.iter().filter_map(Namespace::of).collect();
+    let namespaces = context.namespaces().await?;
+    if namespaces.is_empty() {
+        // Without them no environment is known, and what is known of none must not look harmless.
+        return Ok(RiskLevel::Critical);
+    }
     let environments = Environments::new(namespaces, context.namespace.clone());
     Ok(regrounded_risk(&access, &catalog, &environments, &plan.spec).await?)
 }

@@ -4,7 +4,6 @@ use crate::api::{
     ConditionType, ExecutionPlan, ExecutionPlanSpec, FINISHED_LABEL, PlanPhase, PlanPolicy, RiskLevel, condition,
     set_condition,
 };
-use crate::cluster::ListOptions;
 use crate::plan::Namespace;
 use crate::plan::policy::{Amount, CompiledPolicy, PlanFacts, Spending, Verdict, judge};
 use futures::StreamExt;
@@ -156,7 +155,7 @@ pub(super) async fn verdict(
         Err(None) => return Ok(Judged::NotYet),
         Err(Some(reason)) => return Ok(Judged::Unreadable(reason)),
     };
-    let namespaces = if policies.is_empty() { Vec::new() } else { namespaces(context).await? };
+    let namespaces = if policies.is_empty() { Vec::new() } else { context.namespaces().await? };
     let costs = spec.estimate.as_ref().is_some_and(|estimate| estimate.monthly_cost.is_some());
     let spent = if costs && policies.iter().any(|policy| policy.counts_months()) {
         spent_this_month(&namespaces, context).await?
@@ -165,13 +164,6 @@ pub(super) async fn verdict(
     };
     let facts = PlanFacts::new(spec, risk, namespace, &namespaces, &spent);
     Ok(Judged::Verdict(Box::new(judge(&policies, &facts, Some(Timestamp::now())))))
-}
-
-async fn namespaces(context: &Context) -> Result<Vec<Namespace>, Error> {
-    let catalog = context.cluster.catalog().await?;
-    let Some(kind) = catalog.by_group_kind("", "Namespace") else { return Ok(Vec::new()) };
-    let objects = context.cluster.operator().list(kind, None, &ListOptions::default()).await?;
-    Ok(objects.iter().filter_map(Namespace::of).collect())
 }
 
 /// What the plans cost that were carried out since the first of the month (UTC).

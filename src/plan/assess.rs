@@ -1,6 +1,6 @@
 use crate::api::{FieldChange, ObjectRef, OperationKind, Risk, RiskLevel, Step};
 use crate::cluster::ResourceKind;
-use crate::tools::kind_group;
+use crate::tools::{glob, kind_group};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -43,7 +43,6 @@ pub fn assess_step(step: &StepFacts, reversible: bool) -> Risk {
         risk.level = RiskLevel::Medium;
         risk.reasons.push(format!("No rule knows {} on {}.", step.operation, step.target));
     }
-    // The reasons that decide come first, and lesser ones are left out: they only hide what matters.
     risk
 }
 
@@ -118,7 +117,7 @@ impl Rule {
             format!("{}.{}", step.resource.plural, step.resource.group)
         };
         (self.operation.is_empty() || self.operation.contains(&operation))
-            && (self.kinds.is_empty() || self.kinds.iter().any(|pattern| matches_pattern(pattern, &kind)))
+            && (self.kinds.is_empty() || self.kinds.iter().any(|pattern| glob(pattern, &kind)))
             && (self.environment.is_empty() || self.environment.iter().any(|name| name == environment))
             && self.facts.iter().all(|fact| facts.contains(fact))
     }
@@ -132,14 +131,6 @@ impl Rule {
             .replace("{object}", &step.target.to_string())
             .replace("{name}", &step.target.name)
             .replace("{environment}", environment)
-    }
-}
-
-/// `*` stands for any text.
-fn matches_pattern(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((head, tail)) => text.len() >= head.len() + tail.len() && text.starts_with(head) && text.ends_with(tail),
     }
 }
 
@@ -325,8 +316,8 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_any_text() {
-        assert!(matches_pattern("*.rbac.authorization.k8s.io", "roles.rbac.authorization.k8s.io"));
-        assert!(!matches_pattern("*.rbac.authorization.k8s.io", "rbac.authorization.k8s.io"));
-        assert!(matches_pattern("nodes", "nodes"));
+        assert!(glob("*.rbac.authorization.k8s.io", "roles.rbac.authorization.k8s.io"));
+        assert!(!glob("*.rbac.authorization.k8s.io", "rbac.authorization.k8s.io"));
+        assert!(glob("nodes", "nodes"));
     }
 }

@@ -146,7 +146,8 @@ fn names(pattern: &str, kind: &ResourceKind) -> bool {
 }
 
 /// Whether `text` matches `pattern`, in which `*` stands for any characters.
-fn glob(pattern: &str, text: &str) -> bool {
+#[must_use]
+pub fn glob(pattern: &str, text: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(first) else { return false };
     let mut parts = rest.split('*').peekable();

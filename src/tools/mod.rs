@@ -41,7 +41,7 @@ mod networking {
 
 pub use draft_schema::draft_schema;
 pub use environments::{environment, environments, namespace_environment};
-pub use kind_groups::{KindGroup, kind_group, kind_groups};
+pub use kind_groups::{KindGroup, glob, kind_group, kind_groups};
 pub use parameters::parse;
 pub use target::{Expect, Found, FoundObject, KindQuery, Scope, Target, TargetQuery};
 

@@ -21,6 +21,7 @@ pub use examples::ExampleOutcome;
 pub use facts::PlanFacts;
 
 use crate::api::{PolicyDemand, RiskLevel};
+use crate::tools::glob;
 use k8s_openapi::jiff::Timestamp;
 use std::borrow::Borrow;
 use std::fmt;
@@ -123,18 +124,7 @@ where
 /// `text` in the sense of `pattern`, in which `*` stands for any text; letters are compared without regard to case, for a
 /// rule that never matches because of a capital protects nothing.
 fn matches_glob(pattern: &str, text: &str) -> bool {
-    let (pattern, text) = (pattern.to_lowercase(), text.to_lowercase());
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = parts.next().and_then(|head| text.strip_prefix(head)) else { return false };
-    let mut parts: Vec<&str> = parts.collect();
-    let Some(tail) = parts.pop() else { return rest.is_empty() };
-    for part in parts {
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    rest.ends_with(tail)
+    glob(&pattern.to_lowercase(), &text.to_lowercase())
 }
 
 #[cfg(test)]
