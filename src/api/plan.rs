@@ -20,7 +20,7 @@ use std::fmt;
     derive = "PartialEq",
     doc = "Exactly what will happen: the steps, their diffs, their risk. The spec never changes, and its digest is what people approve.",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Risk", type_ = "string", json_path = ".spec.risk.level"),
+    printcolumn(name = "Risk", type_ = "string", json_path = ".status.risk.level"),
     printcolumn(name = "Approvals", type_ = "string", json_path = ".status.approvalCount"),
     printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress"),
     printcolumn(name = "Summary", type_ = "string", json_path = ".spec.summary"),
@@ -298,9 +298,18 @@ pub struct ExecutionPlanStatus {
     /// `sha256:` and the hexadecimal SHA-256 of the canonical JSON (RFC 8785) of the spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// The risk as the operator assessed it on the live cluster, whatever the plan says of itself: the one that counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<Risk>,
+    /// Steps that could not be put back as a whole, as the operator found them. Said of plans that it did not make itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub irreversible: Vec<IrreversibleStep>,
     /// How many approvals are needed, as judged now.
     #[serde(default)]
     pub approvals_required: u32,
+    /// The strictest terms of approval that were asked for since the plan was first judged. They only ever get stricter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<ApprovalTerms>,
     /// Approvals that count and approvals needed: `1/2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval_count: Option<String>,
@@ -328,6 +337,42 @@ pub struct ExecutionPlanStatus {
     /// When the plan ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
+}
+
+/// A step that could not be put back as a whole.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct IrreversibleStep {
+    /// The step.
+    pub id: String,
+    /// What would be lost, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Terms of approval: who must say yes, how many of them, and how long their word is good for.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ApprovalTerms {
+    /// How many people must approve.
+    pub approvals: u32,
+    /// An approver is in at least one group of each of these lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approver_groups: Vec<Vec<String>>,
+    /// Whether the requester's own approval does not count.
+    pub separation_of_duties: bool,
+    /// How long an approval counts; for ever when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    pub approval_lifetime: Option<Duration>,
+    /// How long the changed workloads must be watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    pub observe: Option<Duration>,
+    /// The policies that matched the plan at any time. As long as they exist they hold for it, whatever the labels of its
+    /// namespaces say by now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
 }
 
 /// What one policy asks of a plan.

@@ -4,13 +4,13 @@ use super::notice::notice;
 use super::policy::{Judged, verdict};
 use crate::api::{
     AgentCommand, ConditionType, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanApproval, PlanPhase,
-    REQUEST_ANNOTATION, RiskLevel, SNAPSHOT_FINALIZER, set_condition,
+    REQUEST_ANNOTATION, Risk, RiskLevel, SNAPSHOT_FINALIZER, set_condition,
 };
 use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms, judge};
 use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching};
 use crate::plan::policy::{Ruling, Verdict};
 use crate::plan::{
-    Actor, Environments, PlanError, check_rights, digest, needed_rights, regrounded_risk, right_to_use, validate,
+    Actor, Environments, PlanError, Reassessment, check_rights, digest, needed_rights, reassess, right_to_use, validate,
 };
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -97,6 +97,9 @@ async fn await_approval(
     let digest = digest::digest(&plan.spec).map_err(|error| Error::Digest(error.to_string()))?;
     status.digest = Some(digest.clone());
     status.observed_generation = plan.metadata.generation;
+    if plan.spec.proposed_by.is_some() {
+        status.risk.get_or_insert_with(|| plan.spec.risk.clone());
+    }
     if signals.cancel {
         return stop(plan, context, status, PlanPhase::Cancelled, "Cancelled", "cancelled before it began").await;
     }
@@ -117,10 +120,18 @@ async fn await_approval(
     // What somebody else wrote by hand, or what was made a while ago, is weighed afresh: a plan cannot call itself harmless.
     let fresh = context.was_assessed(&digest);
     let risk = if fresh {
+        status.risk = Some(plan.spec.risk.clone());
         plan.spec.risk.level
     } else {
         match assess_again(plan, context).await {
-            Ok(risk) => risk.max(plan.spec.risk.level),
+            Ok(found) => {
+                // What the author says may raise it.
+                let risk = if plan.spec.risk.level > found.risk.level { plan.spec.risk.clone() } else { found.risk };
+                let level = risk.level;
+                status.risk = Some(risk);
+                status.irreversible = found.irreversible;
+                level
+            }
             Err(Error::Plan(error)) if !error.is_transient() => {
                 return stop(plan, context, status, PlanPhase::Failed, error.reason(), &error.to_string()).await;
             }
@@ -279,7 +290,7 @@ async fn approvals_of(plan: &ExecutionPlan, context: &Context) -> Result<Vec<Pla
 }
 
 /// The risk by today's cluster: environment, live objects, dry run.
-async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<RiskLevel, Error> {
+async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<Reassessment, Error> {
     let namespace = plan.namespace().unwrap_or_default();
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
     let access = context.cluster.service_account(&namespace, account)?;
@@ -287,10 +298,12 @@ async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<RiskLev
     let namespaces = context.namespaces().await?;
     if namespaces.is_empty() {
         // Without them no environment is known, and what is known of none must not look harmless.
-        return Ok(RiskLevel::Critical);
+        let reasons = vec!["The environment of its objects is not known: namespaces cannot be read.".to_owned()];
+        let risk = Risk { level: RiskLevel::Critical, reasons };
+        return Ok(Reassessment { risk, irreversible: Vec::new() });
     }
     let environments = Environments::new(namespaces, context.namespace.clone());
-    Ok(regrounded_risk(&access, &catalog, &environments, &plan.spec).await?)
+    Ok(reassess(&access, &catalog, &environments, &plan.spec).await?)
 }
 
 /// Effective rights are an intersection: everything that the plan does must be allowed to whoever asked and to its

@@ -2,8 +2,8 @@ use super::assess::{StepFacts, assess_step, overall};
 use super::estimate::estimate;
 use super::{CompiledStep, Environments, PlanError};
 use crate::api::{
-    ExecutionPlanSpec, ObjectRef, Operation, OperationKind, Precondition, RiskLevel, RollbackPlan, RollbackStrategy,
-    Step, Verify, VerifyKind,
+    ExecutionPlanSpec, IrreversibleStep, ObjectRef, Operation, OperationKind, Precondition, Risk, RollbackPlan,
+    RollbackStrategy, Step, Verify, VerifyKind,
 };
 use crate::cluster::{Access, Catalog, ResourceKind, WriteOptions, diff, redact};
 use crate::tools::ProposedStep;
@@ -43,16 +43,25 @@ pub async fn ground(
     stream::iter(tries).buffered(PARALLEL).try_collect().await
 }
 
-/// The risk of a plan by today's cluster, whatever the plan says of itself.
+/// What there is to know about a plan that somebody else wrote, or that was made a while ago.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reassessment {
+    /// The risk of the whole.
+    pub risk: Risk,
+    /// What could not be put back as a whole.
+    pub irreversible: Vec<IrreversibleStep>,
+}
+
+/// Assesses a plan by today's cluster, whatever the plan says of itself.
 ///
 /// # Errors
 /// As [`ground`].
-pub async fn regrounded_risk(
+pub async fn reassess(
     access: &Access,
     catalog: &Catalog,
     environments: &Environments,
     spec: &ExecutionPlanSpec,
-) -> Result<RiskLevel, PlanError> {
+) -> Result<Reassessment, PlanError> {
     let compiled = |step: &Step| CompiledStep {
         id: step.id.clone(),
         tool: "manual",
@@ -68,7 +77,12 @@ pub async fn regrounded_risk(
     };
     let steps: Vec<CompiledStep> = spec.steps.iter().map(compiled).collect();
     let grounded = ground(access, catalog, environments, &steps).await?;
-    Ok(overall(grounded.iter().map(|grounded| &grounded.step)).level)
+    let steps = || grounded.iter().map(|grounded| &grounded.step);
+    let irreversible = steps()
+        .filter(|step| step.operation.kind().is_ok_and(OperationKind::mutates) && !step.rollback.reversible)
+        .map(|step| IrreversibleStep { id: step.id.clone(), reason: step.rollback.reason.clone() })
+        .collect();
+    Ok(Reassessment { risk: overall(steps()), irreversible })
 }
 
 struct Grounder<'a> {

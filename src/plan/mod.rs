@@ -21,7 +21,7 @@ pub use assess::{Assessed, StepFacts, assess_step, overall};
 pub use compile::{CompiledCall, CompiledStep, compile};
 pub use environment::{Environments, Namespace};
 pub use estimate::estimate;
-pub use ground::{Grounded, ground, regrounded_risk};
+pub use ground::{Grounded, Reassessment, ground, reassess};
 pub use policy::approvals_required;
 pub use resolve::Resolver;
 pub use rights::{Actor, check_rights, needed_rights, right_to_use};

@@ -88,7 +88,8 @@ pub async fn decide(
     if !assent.yes {
         require_terminal(name, " --digest and the digest that it shows", output.output)?;
         let command = session.command(&plan).await;
-        let mut screen = render_plan(&plan, command.as_ref(), &spec.digest, style);
+        let standing = session.standing(&plan).await;
+        let mut screen = render_plan(&plan, command.as_ref(), &spec.digest, standing.as_ref(), style);
         screen.push_str(&equivalent(&same_as, style));
         print(&screen)?;
         let question = match decision {
@@ -165,7 +166,7 @@ pub async fn request(
         require_terminal(name, "", output.output)?;
         let command = session.command(&plan).await;
         let digest = Session::digest(&plan).unwrap_or_else(|_| "unknown".to_owned());
-        print(&render_plan(&plan, command.as_ref(), &digest, style))?;
+        print(&render_plan(&plan, command.as_ref(), &digest, None, style))?;
         ask(match action {
             Action::Rollback => "Put back what this plan did?",
             Action::Cancel => "Stop this plan?",
