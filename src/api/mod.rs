@@ -39,7 +39,7 @@ pub use operation::{
     QueryKind, Wait, WaitUntil,
 };
 pub use plan::{
-    ApprovalRecord, ApprovalVerdict, CommandReference, Estimate, ExecutionPlan, ExecutionPlanSpec, ExecutionPlanStatus,
+    ApprovalRecord, ApprovalTerms, ApprovalVerdict, CommandReference, Estimate, ExecutionPlan, ExecutionPlanSpec, ExecutionPlanStatus,
     FieldChange, PlanPhase, PolicyDemand, Precondition, Proposer, Retry, RollbackPlan, RollbackStrategy, Step,
     StepState, StepStatus, UndoState, UndoStatus, Verify, VerifyKind,
 };
