@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod approvals;
+mod attacks;
 mod bad_input;
 mod changes;
 mod deletions;
@@ -14,6 +15,7 @@ mod journal;
 mod models;
 mod plans;
 mod questions;
+mod record;
 mod releases;
 mod stage;
 mod unclear;

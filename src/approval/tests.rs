@@ -1,5 +1,6 @@
 use super::*;
 use crate::api::{ExecutionPlanSpec, PlanApprovalSpec, Requester};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 const DIGEST: &str = "sha256:aa";
 
@@ -7,6 +8,7 @@ fn plan(requester: Option<&str>) -> ExecutionPlan {
     let requested_by = requester.map(|name| Requester { username: name.into(), groups: vec![] });
     let mut plan = ExecutionPlan::new("p", ExecutionPlanSpec { requested_by, ..ExecutionPlanSpec::default() });
     plan.metadata.namespace = Some("shop".into());
+    plan.metadata.uid = Some("this".into());
     plan.metadata.creation_timestamp = Some(Time(Timestamp::from_second(100).unwrap()));
     plan
 }
@@ -23,6 +25,19 @@ fn approval(name: &str, approver: &str, at: i64) -> PlanApproval {
         },
     );
     approval.metadata.creation_timestamp = Some(Time(Timestamp::from_second(at).unwrap()));
+    approval.metadata.uid = Some(format!("uid-{name}"));
+    approval
+}
+
+/// The approval with its record as another plan's.
+fn owned_by(plan: &str, mut approval: PlanApproval) -> PlanApproval {
+    approval.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: "countersign.dev/v1alpha1".into(),
+        kind: "ExecutionPlan".into(),
+        name: "p".into(),
+        uid: plan.into(),
+        ..OwnerReference::default()
+    }]);
     approval
 }
 
@@ -58,6 +73,10 @@ fn what_does_not_count_says_why() {
         (approval("a", "system:serviceaccount:shop:default", 101), "the account that the plan runs as"),
         (wrong_digest, "read the plan again"),
         (revoked, "taken back"),
+        (owned_by("another", approval("a", "bob", 101)), "given for another plan of that name"),
+        (approval("a", "bob\u{200b}", 101), "characters that cannot be seen"),
+        (approval("a", "bob\nalice approved", 101), "characters that cannot be seen"),
+        (approval("a", "\u{202e}bob", 101), "characters that cannot be seen"),
     ] {
         let judgement = judge(&plan(Some("alice")), DIGEST, &terms(1), &[approval]);
         assert_eq!(judgement.outcome, Outcome::Waiting { have: 0, need: 1 });
@@ -146,4 +165,60 @@ fn without_separation_of_duties_ones_own_word_counts() {
     let account = approval("a", "system:serviceaccount:shop:default", 101);
     let judged = judge(&plan(Some("alice")), DIGEST, &terms, &[account]);
     assert_eq!(judged.outcome, Outcome::Waiting { have: 0, need: 1 });
+}
+
+#[test]
+fn an_approval_that_was_there_first_never_counts_even_within_the_same_second() {
+    let plan = plan(Some("alice"));
+    let there_first = approval("a", "bob", 100);
+    assert!(matches!(outcome(&plan, 1, std::slice::from_ref(&there_first)), Outcome::Approved { .. }));
+    let terms = Terms { earlier: BTreeSet::from(["uid-a".to_owned()]), ..terms(1) };
+    // Somebody else's later word is not touched by it.
+    let judgement = judge(&plan, DIGEST, &terms, &[there_first, approval("b", "carol", 100)]);
+    assert_eq!(judgement.outcome, Outcome::Approved { by: vec!["carol".into()] });
+    let said: Vec<_> = judgement.records.iter().map(|record| (record.before_plan, record.message.as_deref())).collect();
+    assert_eq!(said, [(true, Some("it is older than the plan: read the plan and approve again")), (false, None)]);
+}
+
+#[test]
+fn an_approval_recorded_for_this_plan_counts() {
+    let own = owned_by("this", approval("a", "bob", 101));
+    assert!(matches!(outcome(&plan(Some("alice")), 1, &[own]), Outcome::Approved { .. }));
+}
+
+#[test]
+fn what_the_cluster_has_against_an_approval_is_about_that_approval_alone() {
+    let objections = BTreeMap::from([("uid-a".to_owned(), "bob may not approve (any more)".to_owned())]);
+    let terms = Terms { objections, ..terms(1) };
+    let mut denial = approval("a", "bob", 101);
+    denial.spec.decision = Decision::Deny;
+    for objected in [approval("a", "bob", 101), denial] {
+        let judgement = judge(&plan(Some("alice")), DIGEST, &terms, std::slice::from_ref(&objected));
+        assert_eq!(judgement.outcome, Outcome::Waiting { have: 0, need: 1 });
+        assert_eq!(judgement.records[0].message.as_deref(), Some("bob may not approve (any more)"));
+        let again = judge(&plan(Some("alice")), DIGEST, &terms, &[objected, approval("b", "bob", 102)]);
+        assert_eq!(again.outcome, Outcome::Approved { by: vec!["bob".into()] });
+    }
+}
+
+#[test]
+fn terms_that_a_plan_keeps_are_those_it_is_judged_by() {
+    let kept = ApprovalTerms {
+        approvals: 2,
+        approver_groups: vec![vec!["sre".into()]],
+        separation_of_duties: false,
+        approval_lifetime: Some(Duration::from_secs(60).into()),
+        observe: None,
+        policies: vec!["production".into()],
+    };
+    let terms = Terms::of(&kept, Timestamp::from_second(1000).unwrap());
+    assert_eq!((terms.need, terms.separation_of_duties), (2, false));
+    assert_eq!((terms.lifetime, &terms.approver_groups), (Some(Duration::from_secs(60)), &kept.approver_groups));
+}
+
+#[test]
+fn the_record_names_digest_and_uid() {
+    let judgement = judge(&plan(Some("alice")), DIGEST, &terms(1), &[approval("a", "bob", 101)]);
+    let record = &judgement.records[0];
+    assert_eq!((record.uid.as_deref(), record.digest.as_deref()), (Some("uid-a"), Some(DIGEST)));
 }

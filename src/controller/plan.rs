@@ -423,7 +423,9 @@ async fn set_finalizer(plan: &ExecutionPlan, context: &Context) -> Result<(), Er
 
 /// Starts carrying a plan out in the background; its own events bring it back to [`reconcile`].
 fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: ExecutionPlanStatus, signals: Signals) {
-    let plan = approved.plan().clone();
+    let mut plan = approved.plan().clone();
+    // What is told of it names the digest, also when the plan begins at first sight.
+    plan.status = Some(status.clone());
     let uid = plan.uid().unwrap_or_default();
     let Some(receiver) = context.executions.begin(&uid, signals) else { return };
     let correlation = plan.owner_references().first().map_or(uid.clone(), |owner| owner.uid.clone());
@@ -516,7 +518,9 @@ async fn drive(
         plan.spec.proposed_by.is_some(),
     );
     let (sender, receiver) = mpsc::unbounded_channel();
-    let teller = tokio::spawn(tell(Arc::clone(context), plan.clone(), receiver));
+    let mut told = plan.clone();
+    told.status = Some(status.clone());
+    let teller = tokio::spawn(tell(Arc::clone(context), told, receiver));
     let outcome = Driver::new(context.client.clone(), approved, status, effects, signals, sender).run().await;
     // The driver has dropped its sender: the teller ends when everything is told.
     let _ = teller.await;
