@@ -4,7 +4,10 @@
 //! server's policies away and tries the same on the operator alone. docs/approval.md has the list.
 
 use crate::stage::{Cluster, Look, Stage, digest, random};
-use countersign::api::{ApprovalRecord, ApprovalVerdict, ExecutionPlan, PlanApproval, PlanPhase};
+use countersign::api::{
+    AgentCommand, ApprovalRecord, ApprovalVerdict, CommandPhase, ConditionType, ExecutionPlan, PlanApproval, PlanPhase,
+    condition,
+};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -355,9 +358,12 @@ async fn a_status_written_by_a_user() {
     let stage = Stage::set().await;
     let (command, plan) = suspended(&stage).await;
     create(&stage, "bob", &[], &approval_of("bob", &plan)).unwrap();
-    for object in [format!("plan/{}", plan.name_any()), format!("agentcommand/{command}"), "planapproval/bob".to_owned()] {
+    for object in
+        [format!("plan/{}", plan.name_any()), format!("agentcommand/{command}"), "planapproval/bob".to_owned()]
+    {
         let patch = json!({ "status": { "observedGeneration": 7 } }).to_string();
-        let said = stage.kubectl("admin", &["patch", &object, "--subresource=status", "--type=merge", "-p", &patch], None);
+        let said =
+            stage.kubectl("admin", &["patch", &object, "--subresource=status", "--type=merge", "-p", &patch], None);
         refused(said, "only countersign itself writes the status");
     }
 }
@@ -419,7 +425,8 @@ async fn through_an_account_that_the_requester_may_use() {
     // An account that is nobody's to use counts: that is how a repository approves.
     let apart = format!("{}-gitops", stage.name);
     stage.kubectl("admin", &["create", "namespace", &apart], None).unwrap();
-    let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "applier", "namespace": apart } });
+    let account =
+        json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "applier", "namespace": apart } });
     stage.cluster.run("kubectl", &["create", "-f", "-"], Some(&account.to_string())).unwrap();
     approver(&stage, &format!("--serviceaccount={apart}:applier"));
     let applier = format!("--as=system:serviceaccount:{apart}:applier");
@@ -437,7 +444,13 @@ async fn an_account_through_another_that_it_may_use() {
     }
     let asker = format!("{}:asker", stage.name);
     for role in ["edit", "countersign-requester"] {
-        let args = ["create", "rolebinding", &format!("asker-{role}"), &format!("--clusterrole={role}"), &format!("--serviceaccount={asker}")];
+        let args = [
+            "create",
+            "rolebinding",
+            &format!("asker-{role}"),
+            &format!("--clusterrole={role}"),
+            &format!("--serviceaccount={asker}"),
+        ];
         stage.kubectl("admin", &args, None).unwrap();
     }
     approver(&stage, &format!("--serviceaccount={}:robot", stage.name));
@@ -488,7 +501,13 @@ async fn a_policy_loosened() {
 async fn a_namespace_relabelled() {
     let stage = Stage::set().await;
     let tier = |value: &str| {
-        stage.kubectl("admin", &["label", "namespace", &stage.name, "--overwrite", &format!("example.com/tier{value}")], None).unwrap();
+        stage
+            .kubectl(
+                "admin",
+                &["label", "namespace", &stage.name, "--overwrite", &format!("example.com/tier{value}")],
+                None,
+            )
+            .unwrap();
     };
     tier(&format!("={}", stage.name));
     let freeze = json!([{ "schedule": "0 0 * * *", "duration": "24h", "reason": "always" }]);
@@ -545,7 +564,8 @@ async fn odd_names_and_groups() {
     refused(create(&stage, "admin", &["--as=bob\nalice", "--as-group=approvers"], &word("lines")), "invalid header");
     // Cyrillic o: another user, with none of bob's rights.
     approver(&stage, "--user=bob");
-    refused(create(&stage, "admin", &["--as=b\u{43e}b"], &word("alike")), "may not decide on plan");
+    let alike = create(&stage, "admin", &["--as=b\u{43e}b"], &word("alike"));
+    refused(alike, "cannot create resource \"planapprovals\"");
     create(&stage, "admin", &["--as=bob\u{200b}", "--as-group=approvers"], &word("unseen")).unwrap();
     let said = ignored(&stage, &name, "unseen").await;
     assert!(said.contains("has characters that cannot be seen, so nobody can tell whose word it is"), "{said}");
@@ -562,7 +582,9 @@ async fn asking_through_an_account_that_is_not_theirs_to_use() {
         "spec": { "request": "show deployments", "serviceAccountName": "deployer" } });
     stage
         .eventually("refused for want of the right to use the account", async || {
-            create(&stage, "bob", &[], &command).unwrap_err().contains("may not let steps run as service account deployer")
+            create(&stage, "bob", &[], &command)
+                .unwrap_err()
+                .contains("may not let steps run as service account deployer")
         })
         .await;
 }
@@ -638,4 +660,36 @@ async fn without_admission() {
     assert_eq!(stage.field("deployment/checkout", "{.spec.replicas}"), "2");
     create(&stage, "admin", &[], &by("carol", "carol", &right)).unwrap();
     stage.plan("release", PlanPhase::Succeeded).await;
+}
+
+/// The operator is kept from reading the policies: nothing is planned, nothing runs, and the command says why.
+#[tokio::test]
+async fn policies_that_cannot_be_read() {
+    let own = Cluster::start("unread");
+    let stage = Stage::on(own.0.clone(), Some("test")).await;
+    stage.run("checkout", "nginx:1.27", 2).await;
+    let role = stage.kubectl("admin", &["get", "clusterrole", "countersign-operator", "-o", "json"], None).unwrap();
+    let mut role: Value = serde_json::from_str(&role).unwrap();
+    role["metadata"] = json!({ "name": "countersign-operator" });
+    let replace = |role: &Value| stage.kubectl("admin", &["replace", "-f", "-"], Some(&role.to_string())).unwrap();
+    let mut blind = role.clone();
+    for rule in blind["rules"].as_array_mut().unwrap() {
+        rule["resources"].as_array_mut().unwrap().retain(|resource| resource != "planpolicies");
+    }
+    replace(&blind);
+    // A watch that is open stays open.
+    stage.cluster.control(&["operator", "restart"]).unwrap();
+    let command = stage.ask("scale checkout to 5").await;
+    let held_up = |command: &AgentCommand| {
+        let conditions = command.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
+        match condition(&conditions, ConditionType::Stalled) {
+            Some(told) if told.status == "True" && told.reason == "PoliciesUnread" => Look::There,
+            _ => Look::NotYet,
+        }
+    };
+    let stalled = stage.until("told why it does not go on", &command, held_up).await.status.unwrap();
+    assert_eq!((stalled.phase, stalled.plan), (Some(CommandPhase::Interpreting), None));
+    replace(&role);
+    stage.command(&command, CommandPhase::Succeeded).await;
+    assert_eq!(stage.field("deployment/checkout", "{.spec.replicas}"), "5");
 }

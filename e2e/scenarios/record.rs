@@ -9,7 +9,8 @@ use serde_json::Value;
 fn trail(stage: &Stage, command: &str, plan: &str) -> Vec<Value> {
     let log = stage.cluster.control(&["operator", "logs", "--tail", "20000"]).unwrap();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(&line[line.find('{')?..]).ok());
-    let is_about = |line: &Value| line["namespace"] == stage.name.as_str() && (line["command"] == command || line["plan"] == plan);
+    let is_about =
+        |line: &Value| line["namespace"] == stage.name.as_str() && (line["command"] == command || line["plan"] == plan);
     lines.filter(|line| line["target"] == "audit").filter(is_about).collect()
 }
 
@@ -40,7 +41,16 @@ async fn one_plan_from_the_request_to_its_rollback() {
     assert!(!plan.spec.steps[0].diff.is_empty());
 
     // As events.
-    for event in ["Planned", "AwaitingApproval", "ApprovalCounted", "Approved", "StepCompleted", "Succeeded", "StepRolledBack", "RolledBack"] {
+    for event in [
+        "Planned",
+        "AwaitingApproval",
+        "ApprovalCounted",
+        "Approved",
+        "StepCompleted",
+        "Succeeded",
+        "StepRolledBack",
+        "RolledBack",
+    ] {
         stage.event(&name, &format!(" {event}: ")).await;
     }
 
@@ -51,14 +61,38 @@ async fn one_plan_from_the_request_to_its_rollback() {
     };
     stage
         .eventually("the last line is written", async || {
-            trail(&stage, &command, &name).iter().any(|line| told(line) == "countersign finished: RolledBack")
+            let last = ["countersign finished: RolledBack", "alice finished: RolledBack"];
+            let read: Vec<String> = trail(&stage, &command, &name).iter().map(told).collect();
+            last.iter().all(|last| read.iter().any(|line| line == last))
         })
         .await;
     let lines = trail(&stage, &command, &name);
-    let read: Vec<String> = lines.iter().map(told).collect();
-    insta::assert_snapshot!(read.join("\n"), @"");
+    // Plan and command end side by side.
+    let (plans, commands): (Vec<&Value>, Vec<&Value>) = lines.iter().partition(|line| line["plan"] == name.as_str());
+    let read = |lines: &[&Value]| lines.iter().map(|line| told(line)).collect::<Vec<_>>().join("\n");
+    insta::assert_snapshot!(read(&commands), @r"
+    alice requested: generation 1
+    alice finished: Succeeded
+    alice finished: RolledBack
+    ");
+    insta::assert_snapshot!(read(&plans), @r"
+    alice proposed: medium
+    bob approved: Counted: read and agreed
+    countersign begun: approved by bob
+    system:serviceaccount:NAMESPACE:deployer executed: Deployment NAMESPACE/checkout
+    countersign finished: Succeeded
+    countersign begun: putting back was asked for
+    system:serviceaccount:NAMESPACE:deployer rolled-back: Deployment NAMESPACE/checkout
+    countersign finished: RolledBack
+    ");
     let of = |action: &str| lines.iter().find(|line| line["action"] == action).unwrap();
-    assert_eq!((&of("proposed")["planner"], &of("proposed")["digest"]), (&Value::from("builtin"), &Value::from(digest.as_str())));
-    assert_eq!((&of("approved")["digest"], &of("approved")["approval"]), (&Value::from(digest.as_str()), &Value::from(word.name.as_str())));
-    assert!(lines.iter().filter(|line| line["plan"] == name.as_str()).all(|line| line["digest"] == digest.as_str()), "{lines:?}");
+    assert_eq!(
+        (&of("proposed")["planner"], &of("proposed")["digest"]),
+        (&Value::from("builtin"), &Value::from(digest.as_str()))
+    );
+    assert_eq!(
+        (&of("approved")["digest"], &of("approved")["approval"]),
+        (&Value::from(digest.as_str()), &Value::from(word.name.as_str()))
+    );
+    assert!(plans.iter().all(|line| line["digest"] == digest.as_str()), "{plans:?}");
 }

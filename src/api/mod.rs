@@ -39,9 +39,9 @@ pub use operation::{
     QueryKind, Wait, WaitUntil,
 };
 pub use plan::{
-    ApprovalRecord, ApprovalTerms, ApprovalVerdict, CommandReference, Estimate, ExecutionPlan, ExecutionPlanSpec, ExecutionPlanStatus,
-    FieldChange, PlanPhase, PolicyDemand, Precondition, Proposer, Retry, RollbackPlan, RollbackStrategy, Step,
-    StepState, StepStatus, UndoState, UndoStatus, Verify, VerifyKind,
+    ApprovalRecord, ApprovalTerms, ApprovalVerdict, CommandReference, Estimate, ExecutionPlan, ExecutionPlanSpec,
+    ExecutionPlanStatus, FieldChange, PlanPhase, PolicyDemand, Precondition, Proposer, Retry, RollbackPlan,
+    RollbackStrategy, Step, StepState, StepStatus, UndoState, UndoStatus, Verify, VerifyKind,
 };
 pub use policy::{
     ApprovalsByRisk, Automation, Budget, Constraint, Effect, Expectation, ExpectedVerdict, PlanPolicy, PlanPolicySpec,

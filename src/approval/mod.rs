@@ -233,11 +233,9 @@ fn objection(
     if let Some(objection) = outside_groups(approval, terms) {
         return Some(objection);
     }
-    if let Some(objection) = approval.uid().and_then(|uid| terms.objections.get(&uid)) {
-        return Some(objection.clone());
-    }
+    let found_out = || approval.uid().and_then(|uid| terms.objections.get(&uid)).cloned();
     if spec.decision == Decision::Deny {
-        return None;
+        return found_out();
     }
     if let Some(objection) = own_plan(plan, approver, terms) {
         return Some(objection);
@@ -246,6 +244,9 @@ fn objection(
     let namespace = plan.namespace().unwrap_or_default();
     if approver == format!("system:serviceaccount:{namespace}:{account}") {
         return Some(format!("{approver} is the account that the plan runs as"));
+    }
+    if let Some(objection) = found_out() {
+        return Some(objection);
     }
     if let Some(expiry) = terms.expiry(approval).filter(|expiry| *expiry <= terms.now) {
         return Some(format!("it expired at {}: approve again", expiry.strftime("%F %T UTC")));

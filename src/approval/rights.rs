@@ -90,7 +90,10 @@ mod tests {
 
     #[test]
     fn accounts_are_told_from_people() {
-        assert_eq!(account("system:serviceaccount:flux-system:kustomize-controller"), Some(("flux-system", "kustomize-controller")));
+        assert_eq!(
+            account("system:serviceaccount:flux-system:kustomize-controller"),
+            Some(("flux-system", "kustomize-controller"))
+        );
         assert_eq!(account("bob"), None);
         assert_eq!(account("system:serviceaccounts"), None);
     }

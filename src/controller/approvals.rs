@@ -99,9 +99,8 @@ impl<'a> Given<'a> {
                 Outcome::Denied { .. } => Decision::Deny,
                 Outcome::Waiting { .. } => return Ok(judgement),
             };
-            let decides = |record: &&ApprovalRecord| {
-                record.verdict == ApprovalVerdict::Counted && record.decision == decision
-            };
+            let decides =
+                |record: &&ApprovalRecord| record.verdict == ApprovalVerdict::Counted && record.decision == decision;
             let deciding: Vec<String> =
                 judgement.records.iter().filter(decides).filter_map(|record| record.uid.clone()).collect();
             let mut objected = false;
@@ -249,9 +248,7 @@ fn key(plan: &ExecutionPlan, approval: &PlanApproval) -> Option<(String, String)
 /// What was judged for the first time, or otherwise than before.
 fn news<'a>(before: &[ApprovalRecord], now: &'a [ApprovalRecord]) -> Vec<&'a ApprovalRecord> {
     let known = |record: &ApprovalRecord| {
-        before.iter().any(|old| {
-            is_same(old, record) && old.verdict == record.verdict && old.message == record.message
-        })
+        before.iter().any(|old| is_same(old, record) && old.verdict == record.verdict && old.message == record.message)
     };
     now.iter().filter(|record| !known(record)).collect()
 }

@@ -4,7 +4,8 @@ use super::interpret::{Made, interpret};
 use super::notice::notice;
 use crate::api::{
     AgentCommand, AgentCommandSpec, AgentCommandStatus, COMMAND_GENERATION_ANNOTATION, COMMAND_LABEL, CommandPhase,
-    ConditionType, ExecutionPlan, FINISHED_LABEL, PlanPhase, PlanReference, SNAPSHOT_FINALIZER, condition, set_condition,
+    ConditionType, ExecutionPlan, FINISHED_LABEL, PlanPhase, PlanReference, SNAPSHOT_FINALIZER, condition,
+    set_condition,
 };
 use crate::plan::digest;
 use crate::telemetry::{AuditAction, AuditEvent, audit};
@@ -49,9 +50,7 @@ async fn advance(command: &AgentCommand, context: &Context) -> Result<Action, Er
     let plan = current_plan(command, &status, context).await?;
     match (is_new, status.phase, plan) {
         // While a plan is being carried out, a change of the request waits for its end.
-        (true, _, Some(plan)) if has_begun(&plan) && !is_final(&plan) => {
-            follow(command, status, &plan, context).await
-        }
+        (true, _, Some(plan)) if has_begun(&plan) && !is_final(&plan) => follow(command, status, &plan, context).await,
         (true, _, Some(plan)) if !is_final(&plan) => {
             supersede(&plan, context).await?;
             begin(command, context, asked, 0).await

@@ -1,8 +1,8 @@
 use super::approvals::Borrowed;
 use super::failures::Failures;
 use super::leader::Leadership;
-use super::proposals::Proposals;
 use super::policy::Policies;
+use super::proposals::Proposals;
 use super::provider::Providers;
 use crate::api::{AgentCommand, ExecutionPlan, ModelProvider};
 use crate::cluster::{Cluster, ClusterError, ListOptions};

@@ -51,7 +51,10 @@ pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -
     }
     if let Some(approved) = ApprovedPlan::begun(&plan) {
         if is_final {
-            let line = AuditEvent { decision: "putting back was asked for", ..about(&plan, AuditAction::Begun, "countersign") };
+            let line = AuditEvent {
+                decision: "putting back was asked for",
+                ..about(&plan, AuditAction::Begun, "countersign")
+            };
             audit::record(line);
         }
         execute(&context, &approved, status, signals);
@@ -544,10 +547,11 @@ async fn tell(context: Arc<Context>, plan: ExecutionPlan, mut events: mpsc::Unbo
         };
         if let Some(action) = action {
             let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
+            let account = format!("system:serviceaccount:{}:{account}", plan.namespace().unwrap_or_default());
             let target = title.and_then(|known| known.operation.target().ok().flatten());
             let target = target.map(|target| target.to_string()).unwrap_or_default();
             let decision = if action == AuditAction::Failed { format!("{reason}: {target}") } else { target };
-            audit::record(AuditEvent { decision: &decision, ..about(&plan, action, account) });
+            audit::record(AuditEvent { decision: &decision, ..about(&plan, action, &account) });
         }
         // Beginnings are in the journal; events are for what came of them.
         if !matches!(reason, "StepStarted" | "UndoStarted" | "StepApplied") {

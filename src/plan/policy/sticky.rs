@@ -127,13 +127,19 @@ mod tests {
             asks: asks.iter().map(ToString::to_string).collect(),
             ..PolicyDemand::default()
         };
-        let first = [demand("production", &["3 approvals at high risk", PASSING[1]]), demand("gone", &["approvers in group sre"])];
+        let first = [
+            demand("production", &["3 approvals at high risk", PASSING[1]]),
+            demand("gone", &["approvers in group sre"]),
+        ];
         let now = still_demanded(&first, &[demand("production", &["1 approval at high risk"])]);
         assert_eq!(now[0].asks, ["1 approval at high risk"]);
         assert_eq!(now[0].asked, ["3 approvals at high risk"], "a window that was lifted is lifted");
         assert_eq!((now[1].name.as_str(), &now[1].asked[..]), ("gone", &["approvers in group sre".to_owned()][..]));
         assert_eq!(still_demanded(&now, &[demand("production", &["1 approval at high risk"])]), now);
         let back = still_demanded(&now, &[demand("production", &["3 approvals at high risk"])]);
-        assert_eq!((&back[0].asks[..], &back[0].asked[..]), (&["3 approvals at high risk".to_owned()][..], &["1 approval at high risk".to_owned()][..]));
+        assert_eq!(
+            (&back[0].asks[..], &back[0].asked[..]),
+            (&["3 approvals at high risk".to_owned()][..], &["1 approval at high risk".to_owned()][..])
+        );
     }
 }

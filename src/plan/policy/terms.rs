@@ -26,7 +26,11 @@ pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], facts: &Plan
     let groups = specs().map(|spec| spec.approver_groups.clone()).filter(|groups| !groups.is_empty()).collect();
     let mut demanded_by: Vec<PolicyDemand> = policies
         .iter()
-        .map(|policy| PolicyDemand { name: policy.name().to_owned(), asks: asks(policy, risk), ..PolicyDemand::default() })
+        .map(|policy| PolicyDemand {
+            name: policy.name().to_owned(),
+            asks: asks(policy, risk),
+            ..PolicyDemand::default()
+        })
         .filter(|demand| !demand.asks.is_empty())
         .collect();
     let mut defaults = Vec::new();
