@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod approvals;
+mod attacks;
 mod bad_input;
 mod changes;
 mod deletions;
@@ -15,6 +16,7 @@ mod models;
 mod plans;
 mod plugin;
 mod questions;
+mod record;
 mod releases;
 mod stage;
 mod unclear;

@@ -304,7 +304,7 @@ pub struct ExecutionPlanStatus {
     /// Steps that could not be put back as a whole, as the operator found them. Said of plans that it did not make itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub irreversible: Vec<IrreversibleStep>,
-    /// How many approvals are needed, as judged now.
+    /// How many approvals are needed: the most that was asked for since the plan was first judged.
     #[serde(default)]
     pub approvals_required: u32,
     /// The strictest terms of approval that were asked for since the plan was first judged. They only ever get stricter.
@@ -376,13 +376,17 @@ pub struct ApprovalTerms {
 }
 
 /// What one policy asks of a plan.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyDemand {
     /// Name of the PlanPolicy; `built-in` where none says anything.
     pub name: String,
-    /// What it asks for, one sentence each.
+    /// What it asks for now, one sentence each.
+    #[serde(default)]
     pub asks: Vec<String>,
+    /// What it asked for earlier and no longer does. Terms of approval hold on for the plan.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<String>,
 }
 
 /// Where a plan stands.
@@ -456,8 +460,14 @@ impl fmt::Display for PlanPhase {
 pub struct ApprovalRecord {
     /// Name of the PlanApproval.
     pub name: String,
+    /// Its uid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// Who gave it.
     pub approver: String,
+    /// The digest that it speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// Approve or Deny.
     pub decision: Decision,
     /// Whether it counts.
@@ -468,6 +478,9 @@ pub struct ApprovalRecord {
     /// When it was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Time>,
+    /// It was there before the plan had a digest to approve, so it never counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub before_plan: bool,
 }
 
 /// Whether an approval counts.

@@ -1,6 +1,8 @@
+use super::approvals::Borrowed;
 use super::failures::Failures;
 use super::leader::Leadership;
 use super::policy::Policies;
+use super::proposals::Proposals;
 use super::provider::Providers;
 use crate::api::{AgentCommand, ExecutionPlan, ModelProvider};
 use crate::cluster::{Cluster, ClusterError, ListOptions};
@@ -36,6 +38,8 @@ pub(super) struct Context {
     /// Digests of plans that this process assessed when it made them, so that they need no second look.
     pub assessed: Mutex<HashMap<String, std::time::Instant>>,
     pub failures: Failures,
+    pub borrowed: Borrowed,
+    pub proposals: Proposals,
 }
 
 /// The plans that this process is carrying out, by uid.
@@ -145,6 +149,20 @@ impl Error {
     /// Whether the API server says that the object is gone.
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404))
+    }
+
+    /// One word for conditions and events.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Api { .. } => "ClusterUnavailable",
+            Self::Cluster(error) if error.is_forbidden() => "Forbidden",
+            Self::Cluster(_) => "ClusterUnavailable",
+            Self::Plan(error) => error.reason(),
+            Self::Snapshot(_) => "SnapshotFailed",
+            Self::PoliciesUnread(_) => "PoliciesUnread",
+            Self::Digest(_) => "NoDigest",
+            Self::NameTaken(_) => "NameTaken",
+        }
     }
 
     /// Whether the API server says that the object changed meanwhile: then a newer event is on its way.

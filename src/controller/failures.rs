@@ -17,6 +17,12 @@ pub(super) struct Failures {
 }
 
 impl Failures {
+    /// Whether the reconciliation of the object with that uid failed a short while ago.
+    pub fn are_known(&self, uid: &str) -> bool {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.get(uid).is_some_and(|(_, last)| last.elapsed() < FORGOTTEN)
+    }
+
     /// Notes a failure of the object with that uid, and gives how long to leave it alone: 1 s, 2 s, 4 s … up to 5 min.
     pub fn pause(&self, uid: &str) -> Duration {
         let now = Instant::now();
@@ -39,6 +45,8 @@ mod tests {
         let failures = Failures::default();
         let pauses: Vec<u64> = (0..12).map(|_| failures.pause("a").as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+        assert!(!failures.are_known("b"));
         assert_eq!(failures.pause("b"), FIRST);
+        assert!(failures.are_known("b"));
     }
 }

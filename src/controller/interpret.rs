@@ -18,7 +18,7 @@ use crate::tools;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 /// Below this confidence a request is asked back instead of planned.
@@ -91,7 +91,15 @@ pub(super) async fn interpret(command: &AgentCommand, context: &Context) -> Resu
         place: command.spec.context.clone().unwrap_or_default(),
         environments: Environments::new(namespaces, context.namespace.clone()),
     };
-    let proposal = interpreter.propose(&own).await?;
+    let (uid, generation) = (command.uid().unwrap_or_default(), command.metadata.generation.unwrap_or(0));
+    let proposal = match context.proposals.get(&uid, generation) {
+        Some(proposal) => proposal,
+        None => {
+            let proposal = Arc::new(interpreter.propose(&own).await?);
+            context.proposals.keep(&uid, generation, &proposal);
+            proposal
+        }
+    };
     let mut interpretation = first_reading(&proposal);
     let made = match interpreter.make(&proposal, &mut interpretation).await {
         Ok(made) => made,
@@ -111,7 +119,7 @@ pub(super) async fn interpret(command: &AgentCommand, context: &Context) -> Resu
         }
         other => other,
     };
-    Ok(Interpreted { interpretation, usage: proposal.usage, made })
+    Ok(Interpreted { interpretation, usage: proposal.usage.clone(), made })
 }
 
 /// The plan with what the policies ask for now, so that a policy loosened later loosens nothing for it.
@@ -120,7 +128,7 @@ async fn under_policy(
     namespace: &str,
     context: &Context,
 ) -> Result<ExecutionPlanSpec, Error> {
-    let verdict = match verdict(&spec, namespace, spec.risk.level, context).await? {
+    let verdict = match verdict(&spec, namespace, spec.risk.level, &[], context).await? {
         Judged::Verdict(verdict) => verdict,
         Judged::NotYet => return Err(Error::PoliciesUnread("they are being read".to_owned())),
         Judged::Unreadable(reason) => return Err(Error::PoliciesUnread(reason)),

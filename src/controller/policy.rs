@@ -143,11 +143,12 @@ fn compiled(object: DynamicObject) -> Arc<CompiledPolicy> {
     })
 }
 
-/// What the policies say to a plan of `namespace` now.
+/// What the policies say to a plan of `namespace` now. Those of `held_by` matched it before, and still do if they exist.
 pub(super) async fn verdict(
     spec: &ExecutionPlanSpec,
     namespace: &str,
     risk: RiskLevel,
+    held_by: &[String],
     context: &Context,
 ) -> Result<Judged, Error> {
     let policies = match context.policies.current() {
@@ -162,7 +163,7 @@ pub(super) async fn verdict(
     } else {
         Vec::new()
     };
-    let facts = PlanFacts::new(spec, risk, namespace, &namespaces, &spent);
+    let facts = PlanFacts::new(spec, risk, namespace, &namespaces, &spent).held_by(held_by);
     Ok(Judged::Verdict(Box::new(judge(&policies, &facts, Some(Timestamp::now())))))
 }
 

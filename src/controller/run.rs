@@ -1,7 +1,9 @@
+use super::approvals::Borrowed;
 use super::context::{Context, Error, Executions};
 use super::failures::Failures;
 use super::leader::Elector;
 use super::policy::Policies;
+use super::proposals::Proposals;
 use super::provider::Providers;
 use super::{command, finished, plan, policy, provider};
 use crate::api::{
@@ -91,6 +93,8 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         leadership: elector.leadership(),
         assessed: Mutex::new(HashMap::new()),
         failures: Failures::default(),
+        borrowed: Borrowed::default(),
+        proposals: Proposals::default(),
     });
     let workers = || kube::runtime::controller::Config::default().concurrency(options.workers);
     // Finished objects are not watched: memory follows what is active, not what is stored.

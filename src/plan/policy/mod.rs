@@ -13,12 +13,14 @@ mod expression;
 mod facts;
 mod quota;
 mod rules;
+mod sticky;
 mod terms;
 
 pub use budget::{Amount, Spending};
 pub use compiled::{CompiledPolicy, PolicyFault};
 pub use examples::ExampleOutcome;
 pub use facts::PlanFacts;
+pub use sticky::{still_demanded, stricter};
 
 use crate::api::{PolicyDemand, RiskLevel};
 use crate::tools::glob;
@@ -55,6 +57,8 @@ pub struct Verdict {
     pub observe: Option<Duration>,
     /// Which policy asks for what, by name.
     pub demanded_by: Vec<PolicyDemand>,
+    /// The policies that match.
+    pub matching: Vec<String>,
 }
 
 /// Whether a plan may run, approvals aside.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Name under which the rules stand that hold where no policy says anything.
 const BUILT_IN: &str = "built-in";
+/// What is asked for that is no term of approval: who lifts it has lifted it.
+pub(super) const PASSING: [&str; 2] = ["that nothing is changed", "beginning within its change windows"];
 
 /// The strictest value of each field of all policies that match, and who asked for it.
 pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], facts: &PlanFacts<'_>) -> Verdict {
@@ -24,7 +26,11 @@ pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], facts: &Plan
     let groups = specs().map(|spec| spec.approver_groups.clone()).filter(|groups| !groups.is_empty()).collect();
     let mut demanded_by: Vec<PolicyDemand> = policies
         .iter()
-        .map(|policy| PolicyDemand { name: policy.name().to_owned(), asks: asks(policy, risk) })
+        .map(|policy| PolicyDemand {
+            name: policy.name().to_owned(),
+            asks: asks(policy, risk),
+            ..PolicyDemand::default()
+        })
         .filter(|demand| !demand.asks.is_empty())
         .collect();
     let mut defaults = Vec::new();
@@ -36,7 +42,7 @@ pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], facts: &Plan
         defaults.push("approval by somebody else than the requester".to_owned());
     }
     if !defaults.is_empty() {
-        demanded_by.push(PolicyDemand { name: BUILT_IN.to_owned(), asks: defaults });
+        demanded_by.push(PolicyDemand { name: BUILT_IN.to_owned(), asks: defaults, ..PolicyDemand::default() });
     }
     Verdict {
         ruling,
@@ -46,6 +52,7 @@ pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], facts: &Plan
         approval_lifetime: lifetime,
         observe,
         demanded_by,
+        matching: policies.iter().filter(|policy| policy.selects()).map(|policy| policy.name().to_owned()).collect(),
     }
 }
 
@@ -58,7 +65,7 @@ fn asks(policy: &CompiledPolicy, risk: RiskLevel) -> Vec<String> {
     let spec = policy.spec();
     let mut asks = Vec::new();
     match spec.automation {
-        Some(Automation::ReadOnly) => asks.push("that nothing is changed".to_owned()),
+        Some(Automation::ReadOnly) => asks.push(PASSING[0].to_owned()),
         Some(Automation::Manual) => asks.push("at least one approval".to_owned()),
         Some(Automation::SemiAuto | Automation::Full) | None => {}
     }
@@ -76,7 +83,7 @@ fn asks(policy: &CompiledPolicy, risk: RiskLevel) -> Vec<String> {
     let observe = spec.observe.as_ref().map(|observe| written(observe.duration.into()));
     asks.extend(observe.map(|duration| format!("watching the workloads for {duration}")));
     if !spec.windows.is_empty() {
-        asks.push("beginning within its change windows".to_owned());
+        asks.push(PASSING[1].to_owned());
     }
     asks
 }

@@ -513,3 +513,27 @@ fn globs() {
         assert_eq!(matches_glob(pattern, text), matches, "{pattern} {text}");
     }
 }
+
+#[test]
+fn a_policy_that_matched_once_goes_on_matching_as_long_as_it_exists() {
+    let selects = "{ namespaceSelector: { matchLabels: { tier: gold } }, approvals: { high: 3 } }";
+    let policies = [policy("gold", selects), policy("silver", &selects.replace("gold", "silver"))];
+    let plan = plan(DELETE);
+    let facts = |held_by: &[&str]| {
+        let held_by: Vec<String> = held_by.iter().map(ToString::to_string).collect();
+        PlanFacts::new(&plan, RiskLevel::High, "shop", &[], &[]).held_by(&held_by)
+    };
+    assert_eq!(judge(&policies, &facts(&[]), None).matching, Vec::<String>::new());
+    let verdict = judge(&policies, &facts(&["gold", "gone"]), None);
+    assert_eq!((verdict.matching, verdict.approvals_required), (vec!["gold".to_owned()], 3));
+}
+
+#[test]
+fn a_policy_that_matches_only_because_it_cannot_be_read_is_not_remembered() {
+    let broken = Arc::new(CompiledPolicy::unreadable("broken", "unknown field"));
+    let bent = policy("bent", "{ namespaceSelector: { matchExpressions: [{ key: a, operator: Like }] } }");
+    let late = policy("late", "{ windows: [{ schedule: never, duration: 1h }] }");
+    let verdict = judged(&[broken, bent, late], DELETE, RiskLevel::High);
+    assert!(matches!(verdict.ruling, Ruling::Wait { .. }));
+    assert_eq!(verdict.matching, ["late"]);
+}
