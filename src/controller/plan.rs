@@ -382,6 +382,7 @@ async fn stop(
 async fn write(plan: &ExecutionPlan, context: &Context, status: ExecutionPlanStatus) -> Result<(), Error> {
     let mut updated = plan.clone();
     updated.status = Some(status);
+    updated.drop_managed_fields();
     let written = plans(plan, context).replace_status(&plan.name_any(), &PostParams::default(), &updated).await;
     written.map(|_| ()).map_err(while_doing("writing the plan's status"))
 }

@@ -10,10 +10,12 @@ mod compile;
 pub mod digest;
 mod environment;
 mod estimate;
+mod forbidden;
 mod ground;
 pub mod policy;
 mod resolve;
 mod rights;
+mod size;
 mod validate;
 
 pub use answer::{answer, merge_answers};
@@ -25,6 +27,7 @@ pub use ground::{Grounded, ground, regrounded_risk};
 pub use policy::approvals_required;
 pub use resolve::Resolver;
 pub use rights::{Actor, check_rights, needed_rights, right_to_use};
+pub use size::fit_messages;
 pub use validate::{InvalidPlan, validate};
 
 use crate::cluster::ClusterError;
