@@ -10,7 +10,7 @@ use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms, judge
 use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching};
 use crate::plan::policy::{Ruling, Verdict};
 use crate::plan::{
-    Actor, Environments, PlanError, check_rights, digest, needed_rights, regrounded_risk, right_to_use, validate,
+    Actor, Environments, PlanError, catalog_for, check_plan_rights, check_use, digest, regrounded_risk, validate,
 };
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -283,7 +283,7 @@ async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<RiskLev
     let namespace = plan.namespace().unwrap_or_default();
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
     let access = context.cluster.service_account(&namespace, account)?;
-    let catalog = context.cluster.catalog().await?;
+    let catalog = catalog_for(&context.cluster, &plan.spec).await?;
     let namespaces = context.namespaces().await?;
     if namespaces.is_empty() {
         // Without them no environment is known, and what is known of none must not look harmless.
@@ -305,10 +305,10 @@ async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Result<(), Erro
         }
         .into());
     };
-    let catalog = context.cluster.catalog().await?;
-    let needed = needed_rights(&catalog, &plan.spec);
-    check_rights(&context.cluster, std::slice::from_ref(&requester), &[right_to_use(&namespace, account)]).await?;
-    Ok(check_rights(&context.cluster, &[requester, Actor::service_account(&namespace, account)], &needed).await?)
+    check_use(&context.cluster, &requester, &namespace, account).await?;
+    let catalog = catalog_for(&context.cluster, &plan.spec).await?;
+    let account = Actor::service_account(&namespace, account);
+    Ok(check_plan_rights(&context.cluster, &catalog, &requester, &account, &plan.spec).await?)
 }
 
 fn note_approvals(

@@ -26,7 +26,7 @@ pub use estimate::estimate;
 pub use ground::{Grounded, ground, regrounded_risk};
 pub use policy::approvals_required;
 pub use resolve::Resolver;
-pub use rights::{Actor, check_rights, needed_rights, right_to_use};
+pub use rights::{Actor, catalog_for, check_plan_rights, check_use, needed_rights};
 pub use size::fit_messages;
 pub use validate::{InvalidPlan, validate};
 
