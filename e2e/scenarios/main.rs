@@ -10,6 +10,7 @@ mod approvals;
 mod bad_input;
 mod changes;
 mod deletions;
+mod forbidden;
 mod journal;
 mod models;
 mod plans;

@@ -1,6 +1,6 @@
 use super::assess::{StepFacts, assess_step, overall};
 use super::estimate::estimate;
-use super::rights::{rights_to_undo, unknown_kind};
+use super::rights::{grants, rights_to_undo, unknown_kind};
 use super::{CompiledStep, Environments, PlanError};
 use crate::api::{
     ExecutionPlanSpec, ObjectRef, Operation, OperationKind, Precondition, RiskLevel, RollbackPlan, RollbackStrategy,
@@ -96,7 +96,7 @@ impl Grounder<'_> {
         let mut already_so = false;
         if let (true, Some(target)) = (kind.mutates(), &target) {
             let resource = self.resource(target)?;
-            self.may_be_tried(resource, target)?;
+            self.may_be_tried(operation, resource, target)?;
             let live = self.live(resource, target, operation).await?;
             let mut makers = self.makers(compiled, target);
             if makers.is_empty() && self.overlaps_earlier(compiled, target) {
@@ -135,8 +135,13 @@ impl Grounder<'_> {
         self.catalog.of(target).ok_or_else(|| unknown_kind(target))
     }
 
-    /// Whether a dry run of a change of this object is one, and tells the truth.
-    fn may_be_tried(&self, resource: &ResourceKind, target: &ObjectRef) -> Result<(), PlanError> {
+    /// Whether the operation is one that a plan may contain here, and its dry run is one.
+    fn may_be_tried(
+        &self,
+        operation: &Operation,
+        resource: &ResourceKind,
+        target: &ObjectRef,
+    ) -> Result<(), PlanError> {
         if let Some(namespace) = target.namespace.as_ref().filter(|_| !resource.namespaced) {
             // Policies and environments would judge it by a namespace that it is not in.
             let message = format!(
@@ -155,6 +160,13 @@ impl Grounder<'_> {
                 "{target} is in {home}, countersign's own namespace: nothing there is changed by a plan. Do it yourself."
             );
             return Err(PlanError::refused("OwnNamespace", message));
+        }
+        let account = self.access.identity();
+        if grants(operation, account) {
+            let message = format!(
+                "{target} would give rights to {account}, which carries the plan out: a plan does not widen what it may do itself."
+            );
+            return Err(PlanError::refused("GrantsItself", message));
         }
         foreign(&self.catalog.delegation, &resource.group).map_or(Ok(()), |message| {
             Err(PlanError::refused("DryRunNotTrusted", format!("Nothing is done to {target}: {message}")))
