@@ -11,6 +11,7 @@ mod attacks;
 mod bad_input;
 mod changes;
 mod deletions;
+mod forbidden;
 mod journal;
 mod models;
 mod plans;

@@ -11,6 +11,7 @@ mod command;
 mod conditions;
 mod crds;
 mod field_path;
+mod message;
 mod model_provider;
 mod object_ref;
 mod operation;
@@ -29,6 +30,7 @@ pub use command::{
 pub use conditions::{ConditionType, condition, condition_is_true, set_condition};
 pub use crds::{crds, unknown_fields};
 pub use field_path::{FieldPath, ParseFieldPathError, PathElement};
+pub use message::{MAX_PLAN_MESSAGE, MAX_STEP_MESSAGE, shortened, stored_bytes};
 pub use model_provider::{
     Fallback, ModelPrice, ModelProvider, ModelProviderSpec, ModelProviderStatus, ProviderProbe, RateLimit,
     SecretKeyRef, StructuredOutput,

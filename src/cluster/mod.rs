@@ -7,6 +7,7 @@
 mod access;
 mod catalog;
 mod connection;
+mod delegation;
 mod diff;
 mod discovery;
 mod error;
@@ -27,6 +28,7 @@ mod api_tests;
 pub use access::{Access, EventLine, ListOptions};
 pub use catalog::{Catalog, ResourceKind};
 pub use connection::{Asked, Cluster, Review, Subject};
+pub use delegation::Delegation;
 pub use diff::diff;
 pub use error::{Attempt, ClusterError};
 pub use failure::{Failure, PodFailure, pod_failure, workload_failure};

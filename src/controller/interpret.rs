@@ -10,7 +10,7 @@ use crate::cluster::{Access, Catalog};
 use crate::draft::{Draft, ToolCall};
 use crate::plan::{
     Actor, CompiledCall, CompiledStep, Environments, Grounded, Namespace, PlanError, Resolver, answer,
-    approvals_required, check_rights, compile, ground, merge_answers, needed_rights, overall, right_to_use, validate,
+    approvals_required, check_plan_rights, check_use, compile, ground, merge_answers, overall, validate,
 };
 use crate::planner::{PlanningInput, Proposal, ToolCatalogue, ToolDescription, Turn, propose};
 use crate::telemetry::{PlannerKind, PlannerResult};
@@ -289,14 +289,13 @@ impl Interpreter<'_> {
 
     /// Whoever asked must be allowed to use the service account that looks things up and carries them out.
     async fn check_account(&self) -> Result<(), PlanError> {
-        let usage = right_to_use(&self.namespace, &self.account);
-        check_rights(&self.context.cluster, &[self.requester()?], &[usage]).await
+        check_use(&self.context.cluster, &self.requester()?, &self.namespace, &self.account).await
     }
 
     /// Effective rights are what both whoever asked and the service account have.
     async fn check_rights(&self, catalog: &Catalog, spec: &ExecutionPlanSpec) -> Result<(), PlanError> {
         let account = Actor::service_account(&self.namespace, &self.account);
-        check_rights(&self.context.cluster, &[self.requester()?, account], &needed_rights(catalog, spec)).await
+        check_plan_rights(&self.context.cluster, catalog, &self.requester()?, &account, spec).await
     }
 
     /// The plan of what would change; `None` when nothing would.

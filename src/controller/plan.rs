@@ -11,7 +11,7 @@ use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms};
 use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching};
 use crate::plan::policy::{Ruling, Verdict, still_demanded, stricter};
 use crate::plan::{
-    Actor, Environments, PlanError, Reassessment, check_rights, digest, needed_rights, reassess, right_to_use, validate,
+    Actor, Environments, PlanError, Reassessment, catalog_for, check_plan_rights, check_use, digest, reassess, validate,
 };
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -343,7 +343,7 @@ async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<Reasses
     let namespace = plan.namespace().unwrap_or_default();
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
     let access = context.cluster.service_account(&namespace, account)?;
-    let catalog = context.cluster.catalog().await?;
+    let catalog = catalog_for(&context.cluster, &plan.spec).await?;
     let namespaces = context.namespaces().await?;
     if namespaces.is_empty() {
         // Without them no environment is known, and what is known of none must not look harmless.
@@ -367,10 +367,10 @@ async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Result<(), Erro
         }
         .into());
     };
-    let catalog = context.cluster.catalog().await?;
-    let needed = needed_rights(&catalog, &plan.spec);
-    check_rights(&context.cluster, std::slice::from_ref(&requester), &[right_to_use(&namespace, account)]).await?;
-    Ok(check_rights(&context.cluster, &[requester, Actor::service_account(&namespace, account)], &needed).await?)
+    check_use(&context.cluster, &requester, &namespace, account).await?;
+    let catalog = catalog_for(&context.cluster, &plan.spec).await?;
+    let account = Actor::service_account(&namespace, account);
+    Ok(check_plan_rights(&context.cluster, &catalog, &requester, &account, &plan.spec).await?)
 }
 
 /// Writes that the plan waits, if that is news.
@@ -421,6 +421,7 @@ async fn stop(
 async fn write(plan: &ExecutionPlan, context: &Context, status: ExecutionPlanStatus) -> Result<(), Error> {
     let mut updated = plan.clone();
     updated.status = Some(status);
+    updated.drop_managed_fields();
     let written = plans(plan, context).replace_status(&plan.name_any(), &PostParams::default(), &updated).await;
     written.map(|_| ()).map_err(while_doing("writing the plan's status"))
 }

@@ -43,6 +43,8 @@ pub struct RunOptions {
     pub instance: Option<String>,
     /// How many commands and how many plans are worked on at the same time.
     pub workers: u16,
+    /// API groups whose servers behind the API server are trusted to carry out no dry run; `*` for every group.
+    pub trusted_api_groups: Vec<String>,
 }
 
 /// Why the operator stopped.
@@ -72,7 +74,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let served = Served { health: health.clone(), metrics: metrics.clone() };
     let listener = server::bind(options.listen).await?;
     let serving = tokio::spawn(server::serve_on(listener, served, stop.clone()));
-    let cluster = Cluster::connect().await?;
+    let cluster = Cluster::connect(options.trusted_api_groups).await?;
     let client = cluster.client();
     let reporter = Reporter { controller: "countersign".to_owned(), instance: options.instance.clone() };
     let name = options.instance.unwrap_or_else(own_name);

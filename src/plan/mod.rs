@@ -10,10 +10,12 @@ mod compile;
 pub mod digest;
 mod environment;
 mod estimate;
+mod forbidden;
 mod ground;
 pub mod policy;
 mod resolve;
 mod rights;
+mod size;
 mod validate;
 
 pub use answer::{answer, merge_answers};
@@ -24,7 +26,8 @@ pub use estimate::estimate;
 pub use ground::{Grounded, Reassessment, ground, reassess};
 pub use policy::approvals_required;
 pub use resolve::Resolver;
-pub use rights::{Actor, check_rights, needed_rights, right_to_use};
+pub use rights::{Actor, catalog_for, check_plan_rights, check_use, needed_rights};
+pub use size::fit_messages;
 pub use validate::{InvalidPlan, validate};
 
 use crate::cluster::ClusterError;

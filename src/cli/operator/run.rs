@@ -23,6 +23,10 @@ pub struct RunOptions {
     #[arg(long, env = "COUNTERSIGN_WORKERS", value_name = "NUMBER", default_value_t = 16,
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: u16,
+    /// API groups of aggregated API servers that are known to carry out no dry run; * for all of them. Nothing of other
+    /// aggregated groups is changed.
+    #[arg(long, env = "COUNTERSIGN_TRUSTED_API_GROUPS", value_name = "GROUPS", value_delimiter = ',')]
+    pub trusted_api_groups: Vec<String>,
     /// How log lines are written; text on a terminal, json elsewhere, when absent.
     #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
@@ -47,6 +51,8 @@ pub(super) async fn run(options: RunOptions) -> Result<(), OperatorError> {
         namespace: options.namespace,
         instance: options.identity,
         workers: options.workers,
+        // An empty variable is one empty word.
+        trusted_api_groups: options.trusted_api_groups.into_iter().filter(|group| !group.is_empty()).collect(),
     };
     controller::run(wanted, stop).await.map_err(|error| OperatorError::Run(story(&error)))
 }
