@@ -13,6 +13,7 @@ mod deletions;
 mod journal;
 mod models;
 mod plans;
+mod policies;
 mod questions;
 mod releases;
 mod stage;
