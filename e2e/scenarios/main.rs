@@ -18,6 +18,7 @@ mod questions;
 mod releases;
 mod stage;
 mod unclear;
+mod unready_policies;
 mod withdrawn;
 
 /// Speaks the chat-completions API; the model planner's own tests use it, too.

@@ -3,6 +3,7 @@
 use crate::stage::{Cluster, Look, Stage};
 use countersign::api::{CommandPhase, ConditionType, ExecutionPlan, FINISHED_LABEL, PlanPhase, PlanPolicy, condition};
 use jiff::{Timestamp, ToSpan, Unit, tz::TimeZone};
+use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams};
 use kube::runtime::wait::await_condition;
 use kube::{Client, ResourceExt};
@@ -65,6 +66,18 @@ impl Policy {
         let ready = condition(&conditions, ConditionType::Ready).unwrap();
         Said { ready: ready.status == "True", reason: ready.reason.clone(), message: ready.message.clone() }
     }
+
+    /// Waits for an event on it. Those of objects without a namespace are in `default`.
+    pub async fn event(&self, stage: &Stage, reason: &str, words: &str) {
+        let events: Api<Event> = Api::namespaced(self.admin.clone(), "default");
+        let about = ListParams::default().fields(&format!("regarding.name={},reason={reason}", self.name));
+        stage
+            .eventually(&format!("event '{words}' on policy {}", self.name), async || {
+                let found = events.list(&about).await.unwrap().items;
+                found.iter().any(|event| event.note.as_deref().is_some_and(|note| note.contains(words)))
+            })
+            .await;
+    }
 }
 
 impl Drop for Policy {
@@ -94,17 +107,9 @@ async fn denied(stage: &Stage, request: &str) -> String {
     stage.reply(&command, CommandPhase::Denied).await
 }
 
-/// Asks, and gives the name of the plan that waits.
-pub async fn asked(stage: &Stage, request: &str) -> (String, String) {
-    let command = stage.ask(request).await;
-    let plan = stage.awaiting(&command).await.name_any();
-    (command, plan)
-}
-
 /// A plan by alice's own hand that scales checkout, with more in its spec.
 pub fn by_hand(stage: &Stage, name: &str, replicas: u32, more: &Value) -> Value {
-    let target =
-        json!({ "apiVersion": "apps/v1", "kind": "Deployment", "namespace": stage.name, "name": "checkout" });
+    let target = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "namespace": stage.name, "name": "checkout" });
     let mut spec = json!({
         "summary": "Scale checkout", "serviceAccountName": "deployer",
         "steps": [{
@@ -197,7 +202,8 @@ async fn a_freeze_holds_a_plan_until_the_last_one_is_lifted() {
     );
     says(&stage, &plan.name_any(), &held).await;
     assert!(policy.change(json!({ "freezes": [overlapping] })).await.ready);
-    says(&stage, &plan.name_any(), &format!("held back by policy {}: changes are frozen without end", policy.name)).await;
+    says(&stage, &plan.name_any(), &format!("held back by policy {}: changes are frozen without end", policy.name))
+        .await;
     assert_eq!(replicas(&stage), "2");
     drop(policy);
     stage.command(&command, CommandPhase::Succeeded).await;
@@ -220,8 +226,10 @@ async fn a_plan_begins_by_itself_when_a_window_opens() {
     let command = stage.ask("scale checkout to 5").await;
     let plan = stage.command(&command, CommandPhase::AwaitingApproval).await.status.unwrap().plan.unwrap().name;
     let when = local.strftime("%F %R %Z");
-    let message =
-        format!("held back by policy {}: outside of its change windows; the next opens at {when} (the quiet hour)", policy.name);
+    let message = format!(
+        "held back by policy {}: outside of its change windows; the next opens at {when} (the quiet hour)",
+        policy.name
+    );
     says(&stage, &plan, &message).await;
     assert_eq!(replicas(&stage), "2");
     stage.command(&command, CommandPhase::Succeeded).await;
@@ -260,7 +268,8 @@ async fn rules_deny_with_their_justification() {
     );
     assert!(reply.contains(&sentence), "{reply}");
 
-    let allow = json!({ "effect": "Allow", "apiGroups": ["apps"], "kinds": ["Deployment"], "namespaces": [stage.name] });
+    let allow =
+        json!({ "effect": "Allow", "apiGroups": ["apps"], "kinds": ["Deployment"], "namespaces": [stage.name] });
     assert!(policy.change(json!({ "rules": [allow] })).await.ready);
     let reply = denied(&stage, "delete configmap settings").await;
     assert!(reply.contains(&format!("no rule allows delete ConfigMap {}/settings", stage.name)), "{reply}");
@@ -324,7 +333,10 @@ async fn budgets_hold_for_each_plan_and_for_the_month() {
     };
     stage.until("counted", "fair", counted).await;
     let message = ends("one-too-many", 4, &costs("20.51", "EUR"), PlanPhase::Denied).await;
-    assert!(message.contains("the plan adds 20.51 EUR a month, and of the month's 50.50 EUR 30.00 are spent"), "{message}");
+    assert!(
+        message.contains("the plan adds 20.51 EUR a month, and of the month's 50.50 EUR 30.00 are spent"),
+        "{message}"
+    );
     ends("last", 4, &costs("20.50", "EUR"), PlanPhase::Succeeded).await;
     // What is saved is always welcome, what cannot be compared waits, and what nobody knows passes.
     ends("less", 3, &costs("-5", "EUR"), PlanPhase::Succeeded).await;
