@@ -10,15 +10,18 @@ mod approvals;
 mod bad_input;
 mod changes;
 mod deletions;
+mod gitops;
 mod journal;
 mod models;
 mod plans;
 mod policies;
 mod questions;
 mod releases;
+mod roles;
 mod stage;
 mod unclear;
 mod unready_policies;
+mod unstamped;
 mod withdrawn;
 
 /// Speaks the chat-completions API; the model planner's own tests use it, too.
