@@ -11,16 +11,23 @@ mod attacks;
 mod bad_input;
 mod changes;
 mod deletions;
+mod flux;
 mod forbidden;
+mod gitops;
 mod journal;
 mod models;
 mod plans;
 mod plugin;
+mod policies;
 mod questions;
 mod record;
 mod releases;
+mod roles;
 mod stage;
+mod ttl;
 mod unclear;
+mod unready_policies;
+mod unstamped;
 mod withdrawn;
 
 /// Speaks the chat-completions API; the model planner's own tests use it, too.
