@@ -1,6 +1,7 @@
 //! Putting one step back.
 
-use super::effect::{Backoff, EffectError, Effects, Subject, is_ours};
+use super::effect::{Backoff, EffectError, Effects, Subject};
+use super::evidence::is_ours;
 use super::journal::Observation;
 use super::snapshot::Snapshot;
 use crate::api::{Operation, PatchType, ResourceId, Step, StepStatus};

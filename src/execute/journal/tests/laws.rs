@@ -20,6 +20,8 @@ fn fate() -> impl Strategy<Value = Fate> {
         1 => Just(Fate::Refused),
         1 => Just(Fate::Drifted),
         1 => Just(Fate::NotCarriedOut),
+        1 => Just(Fate::Overtaken),
+        2 => Just(Fate::Needless),
         1 => Just(Fate::LandedUnknown),
         1 => Just(Fate::NotLandedUnknown),
         1 => Just(Fate::NeverReady),
@@ -114,7 +116,7 @@ proptest! {
         check_end(&simulation, &outcome);
         if !signals {
             prop_assert!(!matches!(outcome, Outcome::Cancelled(_)));
-            let good = simulation.scripts().all(|script| matches!(script.fate, Fate::Fine | Fate::Skipped | Fate::Wait));
+            let good = simulation.scripts().all(|script| matches!(script.fate, Fate::Fine | Fate::Skipped | Fate::Needless | Fate::Wait));
             let degraded = bounds.observe && degrades == Some(true);
             prop_assert_eq!(outcome == Outcome::Succeeded, good && !degraded);
         }

@@ -24,6 +24,10 @@ pub(super) enum Fate {
     Drifted,
     /// The server refuses the mutation.
     NotCarriedOut,
+    /// Somebody else changes, between preparation and mutation, what it is to change.
+    Overtaken,
+    /// Somebody else does the same, between preparation and mutation.
+    Needless,
     /// It lands, the answer is lost, and the object cannot be read.
     LandedUnknown,
     /// It does not land, and that cannot be found out.
@@ -312,21 +316,26 @@ impl Simulation {
                 assert!(self.snapshots.contains(&step), "{step} was changed without a snapshot");
                 assert_eq!(stored.state, StepState::Running, "{step} was changed before its intent was stored");
                 assert!(*recovering || !there, "{step} would be changed twice");
-                let lands = !matches!(fate, Fate::NotCarriedOut | Fate::NotLandedUnknown);
+                let lands = !matches!(
+                    fate,
+                    Fate::NotCarriedOut | Fate::NotLandedUnknown | Fate::Overtaken | Fate::Needless
+                );
                 if lands && !there {
                     self.landed.push(step.clone());
                 }
                 if unknown {
                     Observation::Unsettled { step, message, attempts: 4 }
+                } else if fate == Fate::Needless {
+                    Observation::Skipped { step, message }
                 } else if lands {
-                    Observation::Mutated { step, result, attempts: u32::from(!there) }
+                    Observation::Mutated { step, result, attempts: u32::from(!there), note: None }
                 } else {
-                    Observation::MutationFailed { step, message, attempts: 1 }
+                    Observation::MutationFailed { step, message, attempts: 1, drifted: fate == Fate::Overtaken }
                 }
             }
             Action::Settle(_) if unknown => Observation::Unsettled { step, message, attempts: 0 },
-            Action::Settle(_) if there => Observation::Mutated { step, result, attempts: 0 },
-            Action::Settle(_) => Observation::MutationFailed { step, message, attempts: 0 },
+            Action::Settle(_) if there => Observation::Mutated { step, result, attempts: 0, note: None },
+            Action::Settle(_) => Observation::MutationFailed { step, message, attempts: 0, drifted: false },
             Action::Verify(_) if fate == Fate::NeverReady => Observation::VerifyFailed { step, message },
             Action::Verify(_) => {
                 assert!(there, "{step} was verified, and had not landed");

@@ -76,6 +76,7 @@ fn each_failure_ends_in_its_own_way() {
         Fate::Refused,
         Fate::Drifted,
         Fate::NotCarriedOut,
+        Fate::Overtaken,
         Fate::LandedUnknown,
         Fate::NotLandedUnknown,
         Fate::WaitFails,
