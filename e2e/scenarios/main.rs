@@ -10,13 +10,17 @@ mod approvals;
 mod bad_input;
 mod changes;
 mod deletions;
+mod handmade;
 mod journal;
 mod models;
+mod order;
 mod plans;
 mod questions;
+mod races;
 mod releases;
 mod stage;
 mod unclear;
+mod undo;
 mod withdrawn;
 
 /// Speaks the chat-completions API; the model planner's own tests use it, too.

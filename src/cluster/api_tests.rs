@@ -247,7 +247,8 @@ async fn servers_without_tables_are_shown_by_name() {
 async fn writes_name_their_manager_and_their_preconditions() {
     let (cluster, log) = api(|_: &Seen| (200, json!({ "kind": "Deployment" }))).await;
     let access = cluster.service_account("staging", "deployer").unwrap();
-    let options = WriteOptions { dry_run: true, uid: Some("u".into()), resource_version: Some("7".into()), absent: false };
+    let options =
+        WriteOptions { dry_run: true, uid: Some("u".into()), resource_version: Some("7".into()), absent: false };
     let manifest = json!({ "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": { "name": "checkout", "namespace": "staging", "managedFields": [] }, "spec": {} });
     let pod =

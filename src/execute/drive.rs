@@ -1,8 +1,8 @@
 use super::effect::Effects;
 use super::journal::{Action, Bounds, Decision, Journal, Observation, Outcome, Signals, next};
 use super::readiness::spoken;
-use super::stop::{crash_point, pause_point};
 use super::status::settle_status;
+use super::stop::{crash_point, pause_point};
 use crate::api::{ExecutionPlan, ExecutionPlanStatus};
 use crate::approval::ApprovedPlan;
 use futures::stream::FuturesUnordered;

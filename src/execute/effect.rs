@@ -3,12 +3,8 @@ use super::evidence::{Found, GONE_UNKNOWN, difference, found, moved, moved_since
 use super::fence::Fence;
 use super::journal::{Action, Observation};
 use super::snapshot::{Snapshot, SnapshotError, SnapshotStore};
-use crate::api::{
-    FieldChange, ObjectRef, OperationKind, ResourceId, Step, StepStatus, Verify, VerifyKind,
-};
-use crate::cluster::{
-    Access, Catalog, Cluster, ClusterError, ResourceKind, WriteOptions, diff, redact, redact_text,
-};
+use crate::api::{FieldChange, ObjectRef, OperationKind, ResourceId, Step, StepStatus, Verify, VerifyKind};
+use crate::cluster::{Access, Catalog, Cluster, ClusterError, ResourceKind, WriteOptions, diff, redact, redact_text};
 use crate::plan::PlanError;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -286,12 +282,7 @@ impl Effects {
         Observation::MutationFailed { step: id, message: failure, attempts: attempt.count, drifted: false }
     }
 
-    async fn try_mutation(
-        &self,
-        step: &Step,
-        entry: &StepStatus,
-        attempt: &mut Attempt,
-    ) -> Result<Tried, EffectError> {
+    async fn try_mutation(&self, step: &Step, entry: &StepStatus, attempt: &mut Attempt) -> Result<Tried, EffectError> {
         let subject = self.subject(step, entry.clone()).await?;
         // What goes is told by its identity: a status that keeps moving must not keep it from going.
         let goes = step.operation.delete.is_some() || step.operation.evict.is_some();
@@ -339,9 +330,7 @@ impl Effects {
         });
         match looked.await {
             Ok(Found::Landed(result)) => landed_as(step, result, attempts),
-            Ok(Found::Nothing) => {
-                Observation::MutationFailed { step: id, message: reason, attempts, drifted: false }
-            }
+            Ok(Found::Nothing) => Observation::MutationFailed { step: id, message: reason, attempts, drifted: false },
             Ok(Found::InPart(message)) => Observation::Unsettled { step: id, message, attempts },
             Err(error) => {
                 let message = format!("{reason}; whether it was carried out cannot be found out: {error}");

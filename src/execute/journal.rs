@@ -270,8 +270,7 @@ impl Journal {
         self.timed_out = true;
         self.rollback_reason = Some(format!("the plan was not done within {within}: {done} of {all} steps were"));
         let signals = Signals::default();
-        let left: Vec<&Action> =
-            under_way.iter().filter(|action| action.can_be_left(steps, self, &signals)).collect();
+        let left: Vec<&Action> = under_way.iter().filter(|action| action.can_be_left(steps, self, &signals)).collect();
         for action in left {
             let step = action.step().to_owned();
             let message = "stopped, because the time of the plan was over".to_owned();

@@ -10,6 +10,7 @@ mod evidence;
 mod fence;
 pub mod journal;
 mod readiness;
+mod recreate;
 mod snapshot;
 mod status;
 mod stop;

@@ -109,10 +109,7 @@ impl Effects {
 
     /// The object, `None` where there is none, whenever it is time to look at it: at first, and after every change of it or
     /// of its pods. What happens while somebody looks gives one more look, not many. Errors that pass give none.
-    async fn looks(
-        &self,
-        subject: &Subject<'_>,
-    ) -> BoxStream<'static, Result<Arc<Option<Value>>, ClusterError>> {
+    async fn looks(&self, subject: &Subject<'_>) -> BoxStream<'static, Result<Arc<Option<Value>>, ClusterError>> {
         let objects = self.access.watch(&subject.kind, &subject.target).await;
         let pods = self.access.watch_pods(&subject.catalog, &subject.target).await;
         let pods = pods.chain(stream::pending()).boxed().fuse();

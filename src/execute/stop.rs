@@ -17,16 +17,14 @@ pub(super) fn crash_point(when: &str, action: &Action) {
     }
 }
 
-/// `COUNTERSIGN_PAUSE_AT=before-mutation=FOLDER` (or `before-undo`) has each step wait at that point: it makes a file
-/// `PLAN-UID.STEP.waits` in the folder and goes on once there is a file `PLAN-UID.STEP.goes`. So a test can do what a second
-/// writer does, at exactly that moment.
+/// `COUNTERSIGN_PAUSE_AT=POINT,POINT=FOLDER` has each step wait at those points (`before-mutation`, `before-undo`): it makes a
+/// file `PLAN-UID.STEP.POINT.waits` in the folder and goes on once there is one that ends in `goes`. So a test can do what a
+/// second writer does, at exactly that moment.
 pub(super) async fn pause_point(when: &str, action: &Action, plan_uid: &str) {
-    static POINT: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("COUNTERSIGN_PAUSE_AT").ok());
-    let Some((point, folder)) = POINT.as_deref().and_then(|point| point.split_once('=')) else { return };
-    if !is_at(point, when, action) {
-        return;
-    }
-    let file = |word: &str| Path::new(folder).join(format!("{plan_uid}.{}.{word}", action.step()));
+    static POINTS: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("COUNTERSIGN_PAUSE_AT").ok());
+    let Some((points, folder)) = POINTS.as_deref().and_then(|points| points.split_once('=')) else { return };
+    let Some(point) = points.split(',').find(|point| is_at(point, when, action)) else { return };
+    let file = |word: &str| Path::new(folder).join(format!("{plan_uid}.{}.{point}.{word}", action.step()));
     if let Err(error) = std::fs::write(file("waits"), "") {
         tracing::warn!(%error, folder, "cannot say that a step waits, so it does not");
         return;
