@@ -104,17 +104,24 @@ async fn what_is_refused_for_now_is_tried_again() {
     stage.eventually("guarded", async || stage.field("pdb/web", "{.status.currentHealthy}") == "1").await;
     let pod = stage.api::<Pod>().list(&ListParams::default()).await.unwrap().items[0].name_any();
     let evict = json!({ "evict": { "target": target(&stage, "v1", &format!("Pod/{pod}")) } });
-    // The dry run of an eviction is refused, too: whoever writes the plan meets the budget before it guards anything.
     let loosen = ["patch", "pdb", "web", "--type=merge", "-p", r#"{"spec":{"minAvailable":0}}"#];
     let tighten = ["patch", "pdb", "web", "--type=merge", "-p", r#"{"spec":{"minAvailable":1}}"#];
     let allowed = || stage.field("pdb/web", "{.status.disruptionsAllowed}");
     stage.kubectl("admin", &loosen, None).unwrap();
     stage.eventually("loose", async || allowed() == "1").await;
-    write(&stage, "evict", vec![step("s", evict, json!({ "retry": { "attempts": 20 }, "timeout": "80s" }))], json!({}));
-    stage.plan("evict", PlanPhase::AwaitingApproval).await;
+    // The dry run of an eviction is refused, too, so that the budget may only guard anything once the plan has begun.
+    stage.apply(&[configmap("gate", &json!({ "a": "shut" }))]);
+    let gate = json!({ "wait": { "target": target(&stage, "v1", "ConfigMap/gate"), "until": "Expression", "expression": "object.data.a == 'open'" } });
+    let steps = vec![
+        step("gate", gate, json!({})),
+        step("s", evict, json!({ "dependsOn": ["gate"], "retry": { "attempts": 20 }, "timeout": "80s" })),
+    ];
+    write(&stage, "evict", steps, json!({}));
+    approved(&stage, "evict").await;
+    stage.plan("evict", PlanPhase::Executing).await;
     stage.kubectl("admin", &tighten, None).unwrap();
     stage.eventually("tight", async || allowed() == "0").await;
-    approved(&stage, "evict").await;
+    stage.apply(&[configmap("gate", &json!({ "a": "open" }))]);
     let refused = || {
         let log = std::fs::read_to_string(stage.cluster.kubeconfig.parent().unwrap().join("logs/audit.log")).unwrap();
         let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

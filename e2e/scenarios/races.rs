@@ -259,3 +259,25 @@ async fn whatever_a_second_writer_does_a_plan_happens_once_or_not_at_all() {
     let done = ends.iter().filter(|plan| plan.status.as_ref().unwrap().phase == Some(PlanPhase::Succeeded)).count();
     assert!(done > 0, "the writer kept everybody from everything");
 }
+
+#[tokio::test]
+async fn who_deleted_what_went_while_the_operator_was_away_is_said_to_be_unknown() {
+    let cluster = Cluster::start("away");
+    let stage = Stage::on(cluster.0.clone(), None).await;
+    stage.apply(&[configmap("lost")]);
+    let control = |args: &[&str]| cluster.0.control(args);
+    control(&["operator", "restart", "--env", "COUNTERSIGN_CRASH_AT=before-mutation"]).unwrap();
+    let drop = delete(&target(&stage, "v1", "ConfigMap/lost"));
+    write(&stage, "lost", vec![step("s", drop, json!({}))], json!({}));
+    approved(&stage, "lost").await;
+    stage.eventually("dead before the mutation", async || control(&["operator", "pid"]).is_err()).await;
+    stage.kubectl("admin", &["delete", "configmap", "lost"], None).unwrap();
+    control(&["operator", "restart", "--env", "COUNTERSIGN_CRASH_AT="]).unwrap();
+    let plan = stage.plan("lost", PlanPhase::Succeeded).await;
+    let told = plan.status.as_ref().unwrap().steps[0].message.clone().unwrap();
+    assert!(told.ends_with("not known who deleted it"), "{told}");
+    assert!(cluster.0.writes(&stage.name, "configmaps", "lost").is_empty());
+    let back = put_back(&stage, "lost", PlanPhase::RolledBack).await;
+    assert!(undo_message(&back, "s").ends_with("not known who deleted it"), "{}", undo_message(&back, "s"));
+    assert_eq!(stage.field("configmap/lost", "{.data.ours}"), "1");
+}

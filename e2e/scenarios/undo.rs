@@ -149,7 +149,7 @@ async fn objects_as_large_as_they_get_go_back_from_more_than_one_secret() {
     put_back(&stage, "large", PlanPhase::RolledBack).await;
     assert!(configs.get("large").await.unwrap().data.unwrap()["noise"] == small);
     assert!(blobs.get("larger").await.unwrap().data["spec"]["noise"] == large.as_str());
-    stage.kubectl("alice", &["delete", "plan", "large"], None).unwrap();
+    stage.kubectl("admin", &["delete", "plan", "large"], None).unwrap();
     assert_eq!(snapshots(&stage, &plan).await, 0, "snapshots go with their plan");
 }
 

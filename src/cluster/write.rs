@@ -187,7 +187,12 @@ impl Access {
             body["dryRun"] = json!(["All"]);
         }
         let path = object_path(kind, &delete.target, None, attempt)?;
-        self.send_json(attempt, Request::with_body(Method::DELETE, path, JSON, body)).await
+        let mut request = Request::with_body(Method::DELETE, path, JSON, body);
+        if options.dry_run {
+            // The body decides; this is for who reads the audit log, which need not have bodies.
+            request.query.push(("dryRun", "All".to_owned()));
+        }
+        self.send_json(attempt, request).await
     }
 
     async fn evict(

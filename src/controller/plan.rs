@@ -7,6 +7,7 @@ use crate::api::{
     REQUEST_ANNOTATION, RiskLevel, SNAPSHOT_FINALIZER, set_condition,
 };
 use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms, judge};
+use crate::cluster::Catalog;
 use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching, can_be_put_back};
 use crate::plan::policy::{Ruling, Verdict};
 use crate::plan::{
@@ -283,7 +284,7 @@ async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<RiskLev
     let namespace = plan.namespace().unwrap_or_default();
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
     let access = context.cluster.service_account(&namespace, account)?;
-    let catalog = context.cluster.catalog().await?;
+    let catalog = catalog_for(plan, context).await?;
     let namespaces = context.namespaces().await?;
     if namespaces.is_empty() {
         // Without them no environment is known, and what is known of none must not look harmless.
@@ -291,6 +292,14 @@ async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<RiskLev
     }
     let environments = Environments::new(namespaces, context.namespace.clone());
     Ok(regrounded_risk(&access, &catalog, &environments, &plan.spec).await?)
+}
+
+/// What the cluster serves. A plan may speak of a kind that was defined a moment ago.
+async fn catalog_for(plan: &ExecutionPlan, context: &Context) -> Result<Arc<Catalog>, Error> {
+    let catalog = context.cluster.catalog().await?;
+    let targets = plan.spec.steps.iter().filter_map(|step| step.operation.target().ok().flatten());
+    let knows_all = targets.into_iter().all(|target| catalog.of(&target).is_some());
+    Ok(if knows_all { catalog } else { context.cluster.refresh_catalog().await? })
 }
 
 /// Effective rights are an intersection: everything that the plan does must be allowed to whoever asked and to its
@@ -305,7 +314,7 @@ async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Result<(), Erro
         }
         .into());
     };
-    let catalog = context.cluster.catalog().await?;
+    let catalog = catalog_for(plan, context).await?;
     let needed = needed_rights(&catalog, &plan.spec);
     check_rights(&context.cluster, std::slice::from_ref(&requester), &[right_to_use(&namespace, account)]).await?;
     Ok(check_rights(&context.cluster, &[requester, Actor::service_account(&namespace, account)], &needed).await?)
