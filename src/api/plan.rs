@@ -80,6 +80,12 @@ pub struct ExecutionPlanSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observe: Option<super::Observe>,
 
+    /// The longest that carrying out the steps may take, from the first to the last; while the plan is suspended, the time
+    /// goes on. When it is over, what is being changed is finished, what is waited for fails, and all is put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    pub timeout: Option<Duration>,
+
     /// The steps.
     #[schemars(length(min = 1, max = 5000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
     pub steps: Vec<Step>,

@@ -247,7 +247,8 @@ async fn servers_without_tables_are_shown_by_name() {
 async fn writes_name_their_manager_and_their_preconditions() {
     let (cluster, log) = api(|_: &Seen| (200, json!({ "kind": "Deployment" }))).await;
     let access = cluster.service_account("staging", "deployer").unwrap();
-    let options = WriteOptions { dry_run: true, uid: Some("u".into()), resource_version: Some("7".into()) };
+    let options =
+        WriteOptions { dry_run: true, uid: Some("u".into()), resource_version: Some("7".into()), absent: false };
     let manifest = json!({ "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": { "name": "checkout", "namespace": "staging", "managedFields": [] }, "spec": {} });
     let pod =
@@ -276,11 +277,25 @@ async fn writes_name_their_manager_and_their_preconditions() {
       application/merge-patch+json: {"metadata":{"resourceVersion":"7","uid":"u"},"spec":{"replicas":5}}
     PATCH /apis/apps/v1/namespaces/staging/deployments/checkout?fieldManager=countersign&fieldValidation=Strict&dryRun=All
       application/json-patch+json: [{"op":"test","path":"/metadata/uid","value":"u"},{"op":"test","path":"/metadata/resourceVersion","value":"7"},{"op":"replace","path":"/spec/replicas","value":5}]
-    DELETE /apis/apps/v1/namespaces/staging/deployments/checkout?
+    DELETE /apis/apps/v1/namespaces/staging/deployments/checkout?dryRun=All
       application/json: {"apiVersion":"v1","dryRun":["All"],"kind":"DeleteOptions","preconditions":{"resourceVersion":"7","uid":"u"},"propagationPolicy":"Orphan"}
     POST /api/v1/namespaces/staging/pods/p/eviction?dryRun=All
       application/json: {"apiVersion":"policy/v1","deleteOptions":{"preconditions":{"resourceVersion":"7","uid":"u"}},"kind":"Eviction","metadata":{"name":"p","namespace":"staging"}}
     "#);
+}
+
+#[tokio::test]
+async fn an_apply_that_is_to_create_names_a_version_that_no_object_has() {
+    let (cluster, log) = api(|_: &Seen| (200, json!({ "kind": "Deployment" }))).await;
+    let access = cluster.service_account("staging", "deployer").unwrap();
+    let options = WriteOptions { absent: true, ..WriteOptions::default() };
+    let manifest = json!({ "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": { "name": "checkout", "namespace": "staging" }, "spec": {} });
+    access.perform(&catalog(), &Operation::apply(manifest), &options).await.unwrap();
+    assert_eq!(log.lock().unwrap()[0].body["metadata"]["resourceVersion"], "1");
+    let patch = Operation::merge_patch(checkout(), json!({ "spec": { "replicas": 5 } }));
+    assert!(access.perform(&catalog(), &patch, &options).await.is_err());
+    assert_eq!(log.lock().unwrap().len(), 1, "what makes no sense is not sent");
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ pub use diff::diff;
 pub use error::{Attempt, ClusterError};
 pub use failure::{Failure, PodFailure, pod_failure, workload_failure};
 pub use image::{ImageError, ImageReference, parse_image};
-pub use inverse::{Drift, Inverse, drift, inverse, landed};
+pub use inverse::{Drift, Inverse, drift, inverse, landed, one_way};
 pub use readiness::{Readiness, readiness};
 pub use redact::{redact, redact_text};
 pub use table::Table;

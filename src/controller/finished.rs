@@ -7,7 +7,8 @@
 use super::command::request_digest;
 use super::context::{Context, Error, while_doing};
 use super::plan::clean_up;
-use crate::api::{AgentCommand, CommandPhase, ExecutionPlan, FINISHED_LABEL, PlanPhase, REQUEST_ANNOTATION};
+use crate::api::{AgentCommand, CommandPhase, ExecutionPlan, FINISHED_LABEL, REQUEST_ANNOTATION};
+use crate::execute::can_be_put_back;
 use futures::StreamExt;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::PartialObjectMeta;
@@ -72,7 +73,7 @@ async fn plan(meta: &ObjectMeta, context: &Context) -> Result<(), Error> {
     let (namespace, name) = place(meta);
     let plans: Api<ExecutionPlan> = Api::namespaced(context.client.clone(), namespace);
     let Some(plan) = plans.get_opt(name).await.map_err(while_doing("reading a finished plan"))? else { return Ok(()) };
-    if plan.status.and_then(|status| status.phase) != Some(PlanPhase::Succeeded) {
+    if !plan.status.as_ref().is_some_and(can_be_put_back) {
         return Ok(());
     }
     if let Some(reference) = &plan.spec.command_ref {

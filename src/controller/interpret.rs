@@ -332,6 +332,7 @@ impl Interpreter<'_> {
             warnings,
             plan_only: command.spec.mode == Mode::PlanOnly,
             observe: command.spec.observe.clone(),
+            timeout: command.spec.timeout,
             steps,
         })
     }

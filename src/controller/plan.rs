@@ -8,7 +8,7 @@ use crate::api::{
     REQUEST_ANNOTATION, Risk, RiskLevel, SNAPSHOT_FINALIZER, set_condition,
 };
 use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms};
-use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching};
+use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching, can_be_put_back};
 use crate::plan::policy::{Ruling, Verdict, still_demanded, stricter};
 use crate::plan::{
     Actor, Environments, PlanError, Reassessment, catalog_for, check_plan_rights, check_use, digest, reassess, validate,
@@ -44,7 +44,7 @@ pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -
         return Ok(Action::await_change());
     }
     if is_final {
-        let asked_back = signals.rollback.is_some() && status.phase == Some(PlanPhase::Succeeded);
+        let asked_back = signals.rollback.is_some() && can_be_put_back(&status);
         if !asked_back {
             return finish(&plan, &context).await;
         }
@@ -453,6 +453,9 @@ fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: ExecutionPla
         match drive(&context, &approved, status, receiver).await {
             Ok(outcome) => {
                 tell_end(&plan, &outcome, &context).await;
+                if matches!(outcome, Outcome::RolledBack(_) | Outcome::RollbackFailed(_)) {
+                    forget_request(&plan, &context).await;
+                }
                 tokio::spawn(take_up_again(plan, context, Duration::ZERO));
             }
             Err(error) => {
@@ -478,6 +481,27 @@ async fn tell_end(plan: &ExecutionPlan, outcome: &Outcome, context: &Context) {
     audit::record(AuditEvent { decision: &word, ..about(plan, AuditAction::Finished, "countersign") });
     notice(context, plan, phase != PlanPhase::Succeeded, &word, "Execute", note).await;
 }
+
+/// A request to put back that was met is taken off the plan, so that the next one is seen as another.
+async fn forget_request(plan: &ExecutionPlan, context: &Context) {
+    let body = json!([
+        { "op": "test", "path": REQUEST_POINTER, "value": "rollback" },
+        { "op": "remove", "path": REQUEST_POINTER },
+    ]);
+    let Ok(patch) = serde_json::from_value(body) else { return };
+    let patched =
+        plans(plan, context).patch(&plan.name_any(), &PatchParams::default(), &Patch::<()>::Json(patch)).await;
+    match patched {
+        Ok(_) => {}
+        // There was none, or somebody asks for something else by now.
+        Err(kube::Error::Api(status)) if [400, 404, 409, 422].contains(&status.code) => {}
+        // At worst what was refused is tried once more.
+        Err(error) => tracing::warn!(%error, plan = plan.name_any(), "a request that was met is still on the plan"),
+    }
+}
+
+/// [`REQUEST_ANNOTATION`] as a JSON pointer.
+const REQUEST_POINTER: &str = "/metadata/annotations/countersign.dev~1request";
 
 /// How long after its execution stopped without an end a plan is taken up again.
 const RESUME: Duration = Duration::from_secs(30);

@@ -1,6 +1,6 @@
 //! What a running plan's status says, as its journal stands. Pure but for the clock.
 
-use super::journal::{Journal, Outcome};
+use super::journal::{Journal, Outcome, TIMED_OUT};
 use crate::api::{
     ConditionType, ExecutionPlan, ExecutionPlanStatus, MAX_PLAN_MESSAGE, PlanPhase, set_condition, shortened,
 };
@@ -34,7 +34,7 @@ pub(super) fn settle_status(
     if phase == PlanPhase::Observing && status.verified_at.is_none() {
         status.verified_at = Some(now.clone());
     }
-    let reason = format!("{phase:?}");
+    let reason = if journal.timed_out { TIMED_OUT.to_owned() } else { format!("{phase:?}") };
     let conditions = &mut status.conditions;
     let mut set = |kind, value, message: &str| set_condition(conditions, kind, value, &reason, message, generation);
     let executed = done == all;

@@ -6,7 +6,7 @@ use crate::api::{
     ExecutionPlanSpec, IrreversibleStep, ObjectRef, Operation, OperationKind, Precondition, Risk, RollbackPlan,
     RollbackStrategy, Step, Verify, VerifyKind,
 };
-use crate::cluster::{Access, Catalog, Delegation, ResourceKind, WriteOptions, diff, redact};
+use crate::cluster::{Access, Catalog, Delegation, ResourceKind, WriteOptions, diff, one_way, redact};
 use crate::tools::ProposedStep;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
@@ -324,7 +324,7 @@ fn default_verify(kind: OperationKind) -> Verify {
 fn rollback(facts: &StepFacts) -> RollbackPlan {
     let (strategy, lost) = match facts.operation {
         OperationKind::Apply | OperationKind::Patch if facts.live.is_none() => (RollbackStrategy::Delete, None),
-        OperationKind::Apply | OperationKind::Patch => (RollbackStrategy::InversePatch, None),
+        OperationKind::Apply | OperationKind::Patch => (RollbackStrategy::InversePatch, kept_for_ever(facts)),
         OperationKind::Delete => (RollbackStrategy::Recreate, lost_on_deletion(facts)),
         OperationKind::Evict => {
             (RollbackStrategy::None, Some("an evicted pod is replaced by its controller, not put back".to_owned()))
@@ -332,6 +332,16 @@ fn rollback(facts: &StepFacts) -> RollbackPlan {
         OperationKind::Wait | OperationKind::Query => (RollbackStrategy::None, None),
     };
     RollbackPlan { strategy, reversible: lost.is_none(), reason: lost }
+}
+
+/// What the API server would not let be changed back.
+fn kept_for_ever(facts: &StepFacts) -> Option<String> {
+    let live = facts.live.as_ref()?;
+    let first = facts.changes.iter().find_map(|change| {
+        let why = one_way(&facts.target.kind, live, change)?;
+        Some(format!("{} cannot be changed back: {why}", change.path))
+    });
+    first
 }
 
 /// What recreating from the snapshot would not bring back.

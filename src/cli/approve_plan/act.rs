@@ -42,7 +42,11 @@ impl Action {
         match (self, phase) {
             (
                 Self::Rollback,
-                PlanPhase::Executing | PlanPhase::Observing | PlanPhase::Succeeded | PlanPhase::RollbackFailed,
+                PlanPhase::Executing
+                | PlanPhase::Observing
+                | PlanPhase::Succeeded
+                | PlanPhase::Cancelled
+                | PlanPhase::RollbackFailed,
             )
             | (
                 Self::Cancel,
@@ -289,7 +293,7 @@ mod tests {
                 .map(|p| p.to_string())
                 .collect::<Vec<_>>()
         };
-        assert_eq!(allowed(Action::Rollback), ["Executing", "Observing", "Succeeded", "RollbackFailed"]);
+        assert_eq!(allowed(Action::Rollback), ["Executing", "Observing", "Succeeded", "RollbackFailed", "Cancelled"]);
         assert_eq!(allowed(Action::Cancel), ["AwaitingApproval", "Approved", "Executing", "Observing"]);
     }
 }
