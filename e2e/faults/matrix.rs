@@ -71,7 +71,10 @@ async fn killed_at_every_write() {
             println!("{round}: {left} of {} plans had fewer writes", runs.len());
         }
     }
-    println!("{kills} kills at a write of a plan; {unsprung} plans were done before; {} starts", ground.operator.starts());
+    println!(
+        "{kills} kills at a write of a plan; {unsprung} plans were done before; {} starts",
+        ground.operator.starts()
+    );
     table.conclude();
     assert!(kills > 0, "nothing was killed");
 }
@@ -101,8 +104,8 @@ async fn one_call_in_five_goes_wrong() {
         }
         println!("seed {seed}: {}; {} starts", ground.proxy.tally(), ground.operator.starts());
         assert_eq!(ground.proxy.doubled(), Vec::<String>::new(), "repeated requests changed something twice");
+        table.conclude();
     }
-    table.conclude();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -106,7 +106,8 @@ impl Operator {
 }
 
 fn command(name: &str, kubeconfig: &Path, log: &Path) -> impl Fn() -> Command + Send + 'static {
-    let target = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
+    let target = std::env::var("CARGO_TARGET_DIR")
+        .map_or_else(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
     let binary = target.join("release/countersign");
     let (name, kubeconfig, log) = (name.to_owned(), kubeconfig.to_owned(), log.to_owned());
     move || {

@@ -99,9 +99,7 @@ impl Scenario {
                 { "op": "replace", "path": "/spec/template/spec/containers/0/image", "value": image }] } })
         };
         let delete = |kind: &str, name: &str| json!({ "delete": { "target": on(kind, name) } });
-        let step = |id: &str, after: &[&str], operation: Value| {
-            json!({ "id": id, "title": id, "dependsOn": after, "operation": operation })
-        };
+        let step = |id: &str, after: &[&str], operation: Value| json!({ "id": id, "title": id, "dependsOn": after, "operation": operation });
         match self {
             Self::Apply => {
                 let mut fresh = workload("Deployment", "fresh", "nginx:1.27", 1);
@@ -216,15 +214,8 @@ impl Run {
     pub async fn set_up(cluster: &Cluster, scenario: Scenario, namespace: String) -> Self {
         let (admin, alice) = (cluster.client("admin").await, cluster.client("alice").await);
         furnish(&admin, &namespace).await;
-        let mut run = Self {
-            scenario,
-            namespace,
-            before: State::new(),
-            pod: String::new(),
-            admin,
-            alice,
-            begun: Instant::now(),
-        };
+        let mut run =
+            Self { scenario, namespace, before: State::new(), pod: String::new(), admin, alice, begun: Instant::now() };
         for name in ["a", "b"] {
             run.create("v1", "ConfigMap", json!({ "metadata": { "name": name }, "data": { "value": "1" } })).await;
         }
@@ -365,6 +356,7 @@ impl Run {
             allowed = vec![format!("pods/eviction {}", self.pod)];
         }
         let most = match end.phase {
+            Some(PlanPhase::Failed | PlanPhase::Drifted) => 0,
             Some(PlanPhase::Succeeded) => 1,
             _ => 2,
         };
@@ -421,21 +413,36 @@ pub async fn furnish(admin: &Client, namespace: &str) {
     let within = Some(namespace);
     create(admin, within, "v1", "ServiceAccount", json!({ "metadata": { "name": "deployer" } })).await;
     let edit = json!({ "kind": "ClusterRole", "name": "edit", "apiGroup": group });
-    create(admin, within, rbac, "RoleBinding", json!({ "metadata": { "name": "work" }, "roleRef": edit, "subjects": [account, alice] })).await;
+    create(
+        admin,
+        within,
+        rbac,
+        "RoleBinding",
+        json!({ "metadata": { "name": "work" }, "roleRef": edit, "subjects": [account, alice] }),
+    )
+    .await;
     let rules = json!([
         { "apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["deployer"], "verbs": ["use"] },
         { "apiGroups": ["faults.example"], "resources": ["*"], "verbs": ["*"] },
     ]);
     create(admin, within, rbac, "Role", json!({ "metadata": { "name": "use" }, "rules": rules })).await;
     let role = json!({ "kind": "Role", "name": "use", "apiGroup": group });
-    create(admin, within, rbac, "RoleBinding", json!({ "metadata": { "name": "use" }, "roleRef": role, "subjects": [account, alice] })).await;
+    create(
+        admin,
+        within,
+        rbac,
+        "RoleBinding",
+        json!({ "metadata": { "name": "use" }, "roleRef": role, "subjects": [account, alice] }),
+    )
+    .await;
 }
 
 /// Applies an object as admin.
 pub async fn create(admin: &Client, namespace: Option<&str>, api_version: &str, kind: &str, mut object: Value) {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let resource = ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(group, version, kind));
-    let resource = if kind == "PlanPolicy" { ApiResource { plural: "planpolicies".into(), ..resource } } else { resource };
+    let resource =
+        if kind == "PlanPolicy" { ApiResource { plural: "planpolicies".into(), ..resource } } else { resource };
     object["apiVersion"] = json!(api_version);
     object["kind"] = json!(kind);
     let name = object["metadata"]["name"].as_str().unwrap().to_owned();
@@ -458,5 +465,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(120), wait).await.unwrap_or_else(|_| panic!("after two minutes still not: {what}"))
+    tokio::time::timeout(Duration::from_secs(120), wait)
+        .await
+        .unwrap_or_else(|_| panic!("after two minutes still not: {what}"))
 }

@@ -52,7 +52,8 @@ impl Fault {
         Self::Repeated,
         Self::Late,
     ];
-    const ON_WATCHES: [Self; 5] = [Self::TooManyRequests, Self::ServerError, Self::Cut, Self::WatchCut, Self::WatchLags];
+    const ON_WATCHES: [Self; 5] =
+        [Self::TooManyRequests, Self::ServerError, Self::Cut, Self::WatchCut, Self::WatchLags];
 }
 
 /// Which side of a write somebody acts on.
@@ -282,7 +283,10 @@ impl Inner {
     }
 
     /// Counts a write, and springs the trap that waits for it.
-    fn sprung(&self, call: &Call) -> Option<(Side, Arc<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>)> {
+    fn sprung(
+        &self,
+        call: &Call,
+    ) -> Option<(Side, Arc<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>)> {
         if !is_write(call) {
             return None;
         }
@@ -349,8 +353,9 @@ impl Inner {
 
 /// The call without what is different in every run.
 fn key(call: &Call) -> String {
-    static UID: LazyLock<regex::Regex> =
-        LazyLock::new(|| regex::Regex::new("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|resourceVersion=[0-9]+").unwrap());
+    static UID: LazyLock<regex::Regex> = LazyLock::new(|| {
+        regex::Regex::new("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|resourceVersion=[0-9]+").unwrap()
+    });
     format!("{} {}", call.method, UID.replace_all(&call.target, "*"))
 }
 
@@ -405,7 +410,10 @@ fn lagging(answer: Response<Body>, by: Duration) -> Response<Body> {
     answer.map(|body| Body::from_stream(delayed(body.into_data_stream(), by)))
 }
 
-fn delayed<T: Send + 'static>(parts: impl Stream<Item = T> + Send + Unpin + 'static, by: Duration) -> impl Stream<Item = T> + Send {
+fn delayed<T: Send + 'static>(
+    parts: impl Stream<Item = T> + Send + Unpin + 'static,
+    by: Duration,
+) -> impl Stream<Item = T> + Send {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let reading = tokio::spawn(async move {
         let mut parts = parts;

@@ -174,7 +174,12 @@ impl Access {
             body["dryRun"] = json!(["All"]);
         }
         let path = object_path(kind, &delete.target, None, attempt)?;
-        self.send_json(attempt, Request::with_body(Method::DELETE, path, JSON, body)).await
+        let mut request = Request::with_body(Method::DELETE, path, JSON, body);
+        if options.dry_run {
+            // The body is what counts. This is for the audit log, which would take it for a deletion otherwise.
+            request.query.push(("dryRun", "All".to_owned()));
+        }
+        self.send_json(attempt, request).await
     }
 
     async fn evict(
