@@ -2,10 +2,9 @@
 //! plan of fifty steps, would otherwise have to begin from the start, and on a bad day never end.
 
 use http::{Method, Request, Response, StatusCode, header};
-use kube::client::{Body, ClientBuilder};
+use kube::client::Body;
 use std::time::{Duration, Instant};
-use tower::BoxError;
-use tower::retry::{Policy, RetryLayer};
+use tower::retry::{Policy, Retry};
 
 /// How often one call is made at most.
 const TRIES: u32 = 6;
@@ -18,7 +17,8 @@ const WINDOW: Duration = Duration::from_secs(15);
 pub(super) fn client(mut config: kube::Config) -> Result<kube::Client, kube::Error> {
     // The client's own would go on for a quarter of an hour.
     config.default_retry = false;
-    Ok(ClientBuilder::try_from(config)?.with_layer(&RetryLayer::new(Again::new())).build())
+    let namespace = config.default_namespace.clone();
+    Ok(kube::Client::new(Retry::new(Again::new(), kube::Client::try_from(config)?), namespace))
 }
 
 /// Decides about one call.
@@ -49,13 +49,13 @@ impl Again {
     }
 }
 
-impl<B> Policy<Request<Body>, Response<B>, BoxError> for Again {
+impl<B> Policy<Request<Body>, Response<B>, kube::Error> for Again {
     type Future = tokio::time::Sleep;
 
     fn retry(
         &mut self,
         request: &mut Request<Body>,
-        result: &mut Result<Response<B>, BoxError>,
+        result: &mut Result<Response<B>, kube::Error>,
     ) -> Option<Self::Future> {
         let (code, server) = match result {
             Ok(answer) if answer.status().is_success() => return None,
