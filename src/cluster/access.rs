@@ -46,10 +46,7 @@ pub struct EventLine {
 
 impl Access {
     pub(super) fn connect(config: &kube::Config, identity: &str) -> Result<Self, ClusterError> {
-        let mut config = config.clone();
-        // The client's own retries would hold a step for a quarter of an hour without a word in its journal.
-        config.default_retry = false;
-        let client = kube::Client::try_from(config)
+        let client = super::again::client(config.clone())
             .map_err(|error| ClusterError::setup("set up the connection to the cluster", identity, &error))?;
         Ok(Self { client, identity: identity.into() })
     }

@@ -1,6 +1,6 @@
-use super::request::{JSON, Request};
-use super::{Access, Catalog, ClusterError, discovery};
-use http::Method;
+use super::request::{JSON, REQUEST_TIMEOUT, Request};
+use super::{Access, Catalog, ClusterError, again, discovery};
+use http::{HeaderValue, Method, header};
 use serde_json::{Value, json};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +22,7 @@ pub struct Cluster {
 struct Inner {
     config: kube::Config,
     client: kube::Client,
+    watching: kube::Client,
     operator: Access,
     accounts: Mutex<Accounts>,
     catalog: tokio::sync::Mutex<Option<(Instant, Arc<Catalog>)>>,
@@ -85,36 +86,48 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::new`].
     pub fn trusting(config: kube::Config, trusted_groups: Vec<String>) -> Result<Self, ClusterError> {
-        let client = kube::Client::try_from(config.clone())
-            .map_err(|error| ClusterError::setup("set up the connection to the cluster", "the operator", &error))?;
-        let operator = Access::connect(&config, "the operator")?;
-        let inner = Inner {
-            config,
-            client,
-            operator,
-            accounts: Mutex::default(),
-            catalog: tokio::sync::Mutex::default(),
-            trusted_groups,
+        let connected = |config: kube::Config| {
+            again::client(config)
+                .map_err(|error| ClusterError::setup("set up the connection to the cluster", "the operator", &error))
         };
+        let mut calling = config.clone();
+        // A server that is there and does not answer would otherwise hold whoever asks for ever.
+        calling.read_timeout = Some(REQUEST_TIMEOUT);
+        calling.reset_reader_on_write = true;
+        let client = connected(calling)?;
+        let watching = connected(config.clone())?;
+        let operator = Access::connect(&config, "the operator")?;
+        let (accounts, catalog) = (Mutex::default(), tokio::sync::Mutex::default());
+        let inner = Inner { config, client, watching, operator, accounts, catalog, trusted_groups };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The cluster of the kubeconfig, or the one that this process runs in, with trusted groups as in
-    /// [`Cluster::trusting`].
+    /// [`Cluster::trusting`]. `replica` is told to the API server with every request, so that its audit log says which of
+    /// several wrote.
     ///
     /// # Errors
     /// When there is neither, or it cannot be used.
-    pub async fn connect(trusted_groups: Vec<String>) -> Result<Self, ClusterError> {
-        let config = kube::Config::infer()
+    pub async fn connect(replica: &str, trusted_groups: Vec<String>) -> Result<Self, ClusterError> {
+        let mut config = kube::Config::infer()
             .await
             .map_err(|error| ClusterError::setup("find out which cluster to talk to", "the operator", &error))?;
+        let agent = format!("countersign/{} ({replica})", env!("CARGO_PKG_VERSION"));
+        // A name that does not fit into a header is not worth failing for.
+        config.headers.extend(HeaderValue::from_str(&agent).ok().map(|agent| (header::USER_AGENT, agent)));
         Self::trusting(config, trusted_groups)
     }
 
-    /// A client with the operator's own identity, for its own kinds.
+    /// A client with the operator's own identity, for calls about its own kinds. What is not answered in time fails.
     #[must_use]
     pub fn client(&self) -> kube::Client {
         self.inner.client.clone()
+    }
+
+    /// A client with the operator's own identity for watches, which may be silent for minutes.
+    #[must_use]
+    pub fn watching_client(&self) -> kube::Client {
+        self.inner.watching.clone()
     }
 
     /// Acts as the operator itself.

@@ -5,6 +5,7 @@
 //! [`inverse`], [`readiness`], [`redact`]) is a pure function.
 
 mod access;
+mod again;
 mod catalog;
 mod connection;
 mod delegation;
@@ -37,4 +38,5 @@ pub use inverse::{Drift, Inverse, drift, inverse, landed, one_way};
 pub use readiness::{Readiness, readiness};
 pub use redact::{redact, redact_text};
 pub use table::Table;
+pub use watch::{SHARED_WATCH_PAUSE, WATCH_PAUSE, watch_backoff};
 pub use write::WriteOptions;

@@ -1,4 +1,4 @@
-use super::{Access, Catalog};
+use super::{Access, Catalog, WATCH_PAUSE, watch_backoff};
 use crate::api::ObjectRef;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
@@ -23,7 +23,7 @@ impl Access {
         };
         let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(self.client.clone(), namespace);
         watcher(pods, Config::default())
-            .default_backoff()
+            .backoff(watch_backoff(WATCH_PAUSE))
             .touched_objects()
             .filter_map(|seen| async move { seen.is_ok().then_some(()) })
             .boxed()

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// The API server itself gives up on a request after a minute; admission webhooks may use up most of it.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(65);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(65);
 pub(super) const JSON: &str = "application/json";
 
 /// One request. The query is encoded here, so that no value can change what is asked for.

@@ -8,10 +8,52 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::ApiResource;
 use kube::core::DynamicResourceScope;
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::borrow::Cow;
+use std::time::Duration;
+
+/// The first pause of a watch that failed.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// How long a watch must do without failing until its pauses begin small again. Not at its first success: a watcher counts
+/// the beginning of every try as one.
+const RECOVERED: Duration = Duration::from_secs(30);
+
+/// The pauses of a watch that fails: 0.5 s, 1 s, 2 s … up to `longest`, each shortened by up to a half at random. The
+/// client's own go up to a minute and stay there for two: that is how long the end of an outage went unnoticed.
+#[must_use]
+pub fn watch_backoff(longest: Duration) -> impl Backoff + 'static {
+    ResetTimerBackoff::new(Pauses { next: FIRST_PAUSE, longest }, RECOVERED)
+}
+
+/// The longest pause of a watch by itself.
+pub const WATCH_PAUSE: Duration = Duration::from_secs(5);
+/// The longest pause of watches that wait for each other: several of one controller share a backoff, and a failure of each
+/// holds all of them.
+pub const SHARED_WATCH_PAUSE: Duration = Duration::from_secs(2);
+
+struct Pauses {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.next.min(self.longest);
+        self.next = (self.next * 2).min(self.longest);
+        Some(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.next = FIRST_PAUSE;
+    }
+}
 
 /// An object as it came over the wire. The client's own dynamic type would lose what its metadata type does not know.
 #[derive(Clone, Debug)]
@@ -48,7 +90,7 @@ impl Access {
         };
         let config = Config::default().fields(&format!("metadata.name={}", escape_field(&object.name)));
         watcher(api, config)
-            .default_backoff()
+            .backoff(watch_backoff(WATCH_PAUSE))
             .scan(false, |seen, event| {
                 // A relist that does not name the object says that it went while nobody listened.
                 let state = match event {
@@ -132,5 +174,31 @@ impl kube::Resource for Live {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.meta
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_of_a_watch_stay_short() {
+        let mut pauses = Pauses { next: FIRST_PAUSE, longest: WATCH_PAUSE };
+        let taken: Vec<Duration> = pauses.by_ref().take(20).collect();
+        assert_eq!(taken.len(), 20, "a watch is never given up");
+        assert!(taken[0] <= FIRST_PAUSE && taken.iter().all(|pause| *pause <= WATCH_PAUSE), "{taken:?}");
+        assert!(taken[10..].iter().all(|pause| *pause >= WATCH_PAUSE / 2), "{taken:?}");
+        pauses.reset();
+        assert!(pauses.next().is_some_and(|pause| pause <= FIRST_PAUSE));
+    }
+
+    #[test]
+    fn the_beginning_of_a_try_is_no_success() {
+        let mut backoff = watch_backoff(WATCH_PAUSE);
+        for _ in 0..10 {
+            backoff.next();
+            backoff.reset();
+        }
+        assert!(backoff.next().is_some_and(|pause| pause > FIRST_PAUSE));
     }
 }

@@ -165,6 +165,21 @@ impl Error {
         }
     }
 
+    /// Whether it passes by itself, as far as one can tell: the API server was not reached, or was not able to answer.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Api { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+                kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::ReadEvents(_) => true,
+                _ => false,
+            },
+            Self::Cluster(error) => error.is_transient(),
+            Self::Plan(error) => error.is_transient(),
+            Self::Snapshot(error) => error.is_transient(),
+            Self::PoliciesUnread(_) | Self::Digest(_) | Self::NameTaken(_) => false,
+        }
+    }
+
     /// Whether the API server says that the object changed meanwhile: then a newer event is on its way.
     pub fn is_outdated(&self) -> bool {
         matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 409))

@@ -8,6 +8,7 @@ use super::command::request_digest;
 use super::context::{Context, Error, while_doing};
 use super::plan::clean_up;
 use crate::api::{AgentCommand, CommandPhase, ExecutionPlan, FINISHED_LABEL, REQUEST_ANNOTATION};
+use crate::cluster::{WATCH_PAUSE, watch_backoff};
 use crate::execute::can_be_put_back;
 use futures::StreamExt;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
@@ -39,8 +40,10 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     F: AsyncFn(&ObjectMeta) -> Result<(), Error>,
 {
-    let objects: Api<PartialObjectMeta<K>> = Api::all(context.client.clone());
-    let finished = watcher(objects, Config::default().labels(FINISHED_LABEL)).default_backoff().applied_objects();
+    let objects: Api<PartialObjectMeta<K>> = Api::all(context.cluster.watching_client());
+    let finished = watcher(objects, Config::default().labels(FINISHED_LABEL))
+        .backoff(watch_backoff(WATCH_PAUSE))
+        .applied_objects();
     let mut finished = std::pin::pin!(finished);
     while let Some(seen) = finished.next().await {
         // The watcher has taken itself up again already; what failed was logged by it.

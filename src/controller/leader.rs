@@ -20,8 +20,12 @@ const DURATION: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How often a leader renews.
 const RENEWAL: Duration = Duration::from_secs(4);
-/// How often whoever waits looks, and a leader tries again after a failed renewal.
+/// How often whoever waits looks.
 const RETRY: Duration = Duration::from_secs(2);
+/// How soon a leader tries again after a failed renewal.
+const RENEWAL_RETRY: Duration = Duration::from_secs(1);
+/// How long one try may take: a single answer that does not come must not cost the lead.
+const TRY: Duration = Duration::from_millis(2500);
 
 /// The word that this process may work. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +56,8 @@ pub(super) struct Elector {
     leases: Api<Lease>,
     identity: String,
     leadership: Leadership,
+    /// The lease as this replica wrote it last, for renewing without reading.
+    held: Option<Lease>,
     /// The lease as it was last seen to change, and when that was by this process's clock.
     seen: Option<(LeaseSpec, Instant)>,
 }
@@ -69,7 +75,7 @@ impl Elector {
     /// An elector for the lease of `namespace`, under a name that no other replica has.
     pub fn new(client: Client, namespace: &str, identity: String) -> Self {
         let leases = Api::namespaced(client, namespace);
-        Self { leases, identity, leadership: Leadership::default(), seen: None }
+        Self { leases, identity, leadership: Leadership::default(), held: None, seen: None }
     }
 
     /// The word that is kept up to date.
@@ -110,7 +116,7 @@ impl Elector {
                     self.leadership.lose();
                     return true;
                 }
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(RENEWAL_RETRY).await;
             }
         }
     }
@@ -133,7 +139,7 @@ impl Elector {
     /// Takes or renews the lease if that is possible now. Whether this replica leads.
     async fn attempt(&mut self) -> bool {
         let begun = Instant::now();
-        match tokio::time::timeout(DEADLINE / 2, self.write()).await {
+        match tokio::time::timeout(TRY, self.write()).await {
             Ok(Ok(true)) => {
                 // From before the request: the server may have stored it at any moment since.
                 self.leadership.renew(begun);
@@ -155,6 +161,21 @@ impl Elector {
     }
 
     async fn write(&mut self) -> Result<bool, kube::Error> {
+        if let Some(mut lease) = self.held.take() {
+            let current = lease.spec.clone().unwrap_or_default();
+            if let Move::Take(spec) = decide(&current, &self.identity, Duration::ZERO, Timestamp::now()) {
+                lease.spec = Some(spec);
+                match self.leases.replace(LEASE, &PostParams::default(), &lease).await {
+                    Ok(written) => {
+                        self.hold(written);
+                        return Ok(true);
+                    }
+                    // Somebody else wrote it, or an earlier renewal whose answer was lost: reading tells.
+                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
         let stored = self.leases.get_opt(LEASE).await?;
         let current = stored.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default();
         if self.seen.as_ref().is_none_or(|(seen, _)| *seen != current) {
@@ -164,24 +185,30 @@ impl Elector {
         let Move::Take(spec) = decide(&current, &self.identity, unchanged, Timestamp::now()) else { return Ok(false) };
         let written = match stored {
             Some(mut lease) => {
-                lease.spec = Some(spec.clone());
+                lease.spec = Some(spec);
                 self.leases.replace(LEASE, &PostParams::default(), &lease).await
             }
             None => {
                 let metadata = ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() };
-                let lease = Lease { metadata, spec: Some(spec.clone()) };
+                let lease = Lease { metadata, spec: Some(spec) };
                 self.leases.create(&PostParams::default(), &lease).await
             }
         };
         match written {
-            Ok(_) => {
-                self.seen = Some((spec, Instant::now()));
+            Ok(written) => {
+                self.hold(written);
                 Ok(true)
             }
-            // Somebody else was quicker.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            // Somebody else was quicker; or was not, where this replica leads: until it is read again, the lease that it
+            // renewed in time stands.
+            Err(kube::Error::Api(status)) if status.code == 409 && !self.leadership.holds() => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn hold(&mut self, written: Lease) {
+        self.seen = written.spec.clone().map(|spec| (spec, Instant::now()));
+        self.held = Some(written);
     }
 }
 

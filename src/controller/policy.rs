@@ -4,6 +4,7 @@ use crate::api::{
     ConditionType, ExecutionPlan, ExecutionPlanSpec, FINISHED_LABEL, PlanPhase, PlanPolicy, RiskLevel, condition,
     set_condition,
 };
+use crate::cluster::{WATCH_PAUSE, watch_backoff};
 use crate::plan::Namespace;
 use crate::plan::policy::{Amount, CompiledPolicy, PlanFacts, Spending, Verdict, judge};
 use futures::StreamExt;
@@ -61,7 +62,8 @@ impl Policies {
         // Not by type: one policy that cannot be read must not hide the others.
         let policies: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<PlanPolicy>(&()));
         loop {
-            let mut events = watcher(policies.clone(), watcher::Config::default()).default_backoff().boxed();
+            let mut events =
+                watcher(policies.clone(), watcher::Config::default()).backoff(watch_backoff(WATCH_PAUSE)).boxed();
             let mut listed = BTreeMap::new();
             while let Some(event) = events.next().await {
                 match event {

@@ -10,7 +10,7 @@ use crate::api::{
     AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, PlanPolicy, StepState,
     UndoState,
 };
-use crate::cluster::{Cluster, ClusterError};
+use crate::cluster::{Cluster, ClusterError, SHARED_WATCH_PAUSE, watch_backoff};
 use crate::execute::SnapshotStore;
 use crate::telemetry::server::{self, Served, ServerError};
 use crate::telemetry::{Health, Metrics};
@@ -74,10 +74,10 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let served = Served { health: health.clone(), metrics: metrics.clone() };
     let listener = server::bind(options.listen).await?;
     let serving = tokio::spawn(server::serve_on(listener, served, stop.clone()));
-    let cluster = Cluster::connect(options.trusted_api_groups).await?;
-    let client = cluster.client();
+    let name = options.instance.clone().unwrap_or_else(own_name);
+    let cluster = Cluster::connect(&name, options.trusted_api_groups).await?;
+    let (client, watching) = (cluster.client(), cluster.watching_client());
     let reporter = Reporter { controller: "countersign".to_owned(), instance: options.instance.clone() };
-    let name = options.instance.unwrap_or_else(own_name);
     let mut elector = Elector::new(client.clone(), &options.namespace, name);
     let context = Arc::new(Context {
         snapshots: SnapshotStore::new(client.clone(), &options.namespace),
@@ -99,37 +99,42 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         proposals: Proposals::default(),
     });
     let workers = || kube::runtime::controller::Config::default().concurrency(options.workers);
+    let backoff = || watch_backoff(SHARED_WATCH_PAUSE);
     // Finished objects are not watched: memory follows what is active, not what is stored.
     let active = || watcher::Config::default().labels(&format!("!{FINISHED_LABEL}"));
 
-    let commands = Controller::new(Api::<AgentCommand>::all(client.clone()), active())
+    let commands = Controller::new(Api::<AgentCommand>::all(watching.clone()), active())
         .with_config(workers())
-        .owns(Api::<ExecutionPlan>::all(client.clone()), active())
+        .trigger_backoff(backoff())
+        .owns(Api::<ExecutionPlan>::all(watching.clone()), active())
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     let _ = context.commands.set(commands.store());
     announce(&health, "commands", Api::<AgentCommand>::all(client.clone()));
 
     let (policy_changed, policy_changes) = futures::channel::mpsc::channel(1);
-    let policies = Controller::new(Api::<PlanPolicy>::all(client.clone()), watcher::Config::default())
+    let policies = Controller::new(Api::<PlanPolicy>::all(watching.clone()), watcher::Config::default())
+        .trigger_backoff(backoff())
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     announce(&health, "policies", Api::<PlanPolicy>::all(client.clone()));
     let following = tokio::spawn({
-        let (context, client) = (context.clone(), client.clone());
-        async move { context.policies.follow(client, policy_changed).await }
+        let (context, watching) = (context.clone(), watching.clone());
+        async move { context.policies.follow(watching, policy_changed).await }
     });
 
-    let plans = Controller::new(Api::<ExecutionPlan>::all(client.clone()), active())
+    let plans = Controller::new(Api::<ExecutionPlan>::all(watching.clone()), active())
         .with_config(workers())
-        .watches(Api::<PlanApproval>::all(client.clone()), watcher::Config::default(), |approval| {
+        .trigger_backoff(backoff())
+        .watches(Api::<PlanApproval>::all(watching.clone()), watcher::Config::default(), |approval| {
             let namespace = approval.namespace().unwrap_or_default();
             Some(ObjectRef::new(&approval.spec.plan).within(&namespace))
         })
-        .watches(Api::<AgentCommand>::all(client.clone()), active(), plan_of)
+        .watches(Api::<AgentCommand>::all(watching.clone()), active(), plan_of)
         .reconcile_all_on(policy_changes)
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     announce(&health, "plans", Api::<ExecutionPlan>::all(client.clone()));
 
-    let providers = Controller::new(Api::<ModelProvider>::all(client.clone()), watcher::Config::default())
+    let providers = Controller::new(Api::<ModelProvider>::all(watching.clone()), watcher::Config::default())
+        .trigger_backoff(backoff())
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     let _ = context.model_providers.set(providers.store());
     announce(&health, "providers", Api::<ModelProvider>::all(client.clone()));
@@ -142,16 +147,16 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         tokio::join!(
             commands
                 .run(command::reconcile, on_error::<AgentCommand>, context.clone())
-                .for_each(|done| async { note(done) }),
+                .for_each(|done| async { note(&context, done) }),
             plans
                 .run(plan::reconcile, on_error::<ExecutionPlan>, context.clone())
-                .for_each(|done| async { note(done) }),
+                .for_each(|done| async { note(&context, done) }),
             policies
                 .run(policy::reconcile, on_error::<PlanPolicy>, context.clone())
-                .for_each(|done| async { note(done) }),
+                .for_each(|done| async { note(&context, done) }),
             providers
                 .run(provider::reconcile, on_error::<ModelProvider>, context.clone())
-                .for_each(|done| async { note(done) }),
+                .for_each(|done| async { note(&context, done) }),
         );
     };
     let archive = async {
@@ -192,15 +197,26 @@ async fn served_out(serving: tokio::task::JoinHandle<Result<(), ServerError>>) -
     }
 }
 
-/// Says what went wrong with a watch. What a reconciliation ran into is told by [`on_error`].
-fn note<K>(done: Result<(ObjectRef<K>, Action), kube::runtime::controller::Error<Error, watcher::Error>>)
-where
-    K: kube::runtime::reflector::Lookup,
-    K::DynamicType: std::fmt::Debug + Eq + std::hash::Hash + Clone,
+/// Says what went wrong with a watch, and forgets the failures of what was reconciled. What a reconciliation ran into is
+/// told by [`on_error`].
+fn note<K>(
+    context: &Context,
+    done: Result<(ObjectRef<K>, Action), kube::runtime::controller::Error<Error, watcher::Error>>,
+) where
+    K: ResourceExt<DynamicType = ()>,
 {
-    if let Err(kube::runtime::controller::Error::QueueError(error)) = done {
-        tracing::warn!(%error, "a watch failed, trying again");
+    match done {
+        Ok((object, _)) => context.failures.forget(&key::<K>(object.namespace.as_deref(), &object.name)),
+        Err(kube::runtime::controller::Error::QueueError(error)) => {
+            tracing::warn!(%error, "a watch failed, trying again");
+        }
+        Err(_) => {}
     }
+}
+
+/// What failures of an object are remembered by.
+fn key<K: ResourceExt<DynamicType = ()>>(namespace: Option<&str>, name: &str) -> String {
+    format!("{} {}/{name}", K::kind(&()), namespace.unwrap_or_default())
 }
 
 /// A name that no other replica has: the host's and the process's.
@@ -260,7 +276,8 @@ fn on_error<K: ResourceExt<DynamicType = ()>>(object: Arc<K>, error: &Error, con
         "PlanPolicy" => "PlanPolicy",
         _ => "ModelProvider",
     });
-    Action::requeue(context.failures.pause(object.uid().as_deref().unwrap_or_default()))
+    let key = key::<K>(object.meta().namespace.as_deref(), &object.name_any());
+    Action::requeue(context.failures.pause(&key, error.is_passing()))
 }
 
 /// Counts what came of a step.

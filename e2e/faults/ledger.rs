@@ -1,0 +1,114 @@
+//! What the API server's audit log says about who changed what, and the table of what came of it.
+
+use crate::plans::{End, Judgement, Run, Scenario};
+use crate::proxy::REPEATED;
+use crate::stage::Cluster;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// Every entry of the audit log.
+pub fn audit(cluster: &Cluster) -> Vec<Value> {
+    let folder = cluster.kubeconfig.parent().unwrap().join("logs");
+    let text = std::fs::read_to_string(folder.join("audit.log")).unwrap();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Whether an entry is a write that took effect, other than an exact repetition by the proxy.
+pub fn is_write(entry: &Value) -> bool {
+    let text = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let code = entry.pointer("/responseStatus/code").and_then(Value::as_u64).unwrap_or(0);
+    ["create", "update", "patch", "delete"].contains(&text("/verb"))
+        && (200..300).contains(&code)
+        && !text("/requestURI").contains("dryRun")
+        && text("/userAgent") != REPEATED
+}
+
+/// How often the plans' accounts wrote to each object, by namespace.
+pub fn mutations(cluster: &Cluster) -> BTreeMap<String, BTreeMap<String, u32>> {
+    let mut counts: BTreeMap<String, BTreeMap<String, u32>> = BTreeMap::new();
+    for entry in audit(cluster).iter().filter(|entry| is_write(entry)) {
+        let text = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let Some(account) = text("/impersonatedUser/username").strip_prefix("system:serviceaccount:") else { continue };
+        let Some((namespace, _)) = account.split_once(':') else { continue };
+        let (resource, sub, name) =
+            (text("/objectRef/resource"), text("/objectRef/subresource"), text("/objectRef/name"));
+        let object = match sub {
+            "eviction" => format!("{resource}/{sub} {name}"),
+            // A change through a subresource is one of the object.
+            _ => format!("{resource}/{name}"),
+        };
+        *counts.entry(namespace.to_owned()).or_default().entry(object).or_insert(0) += 1;
+    }
+    counts
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, Default)]
+struct Line {
+    runs: usize,
+    as_planned: usize,
+    lost: usize,
+    doubled: usize,
+    not_terminal: usize,
+    illegal: usize,
+    took: Vec<Duration>,
+}
+
+/// What came of all runs, by fault and scenario.
+#[derive(Debug, Default)]
+pub struct Table {
+    lines: BTreeMap<(String, Scenario), Line>,
+    bad: Vec<String>,
+}
+
+impl Table {
+    /// Judges a run and enters it.
+    pub fn enter(&mut self, fault: &str, run: &Run, end: &End, writes: &BTreeMap<String, BTreeMap<String, u32>>) {
+        let none = BTreeMap::new();
+        let writes = writes.get(&run.namespace).unwrap_or(&none);
+        let judgement = run.judge(end, writes);
+        let Judgement { lost, doubled, terminal, legal, as_planned } = judgement;
+        let line = self.lines.entry((fault.to_owned(), run.scenario)).or_default();
+        line.runs += 1;
+        line.as_planned += usize::from(as_planned);
+        line.lost += lost;
+        line.doubled += doubled;
+        line.not_terminal += usize::from(!terminal);
+        line.illegal += usize::from(!legal);
+        line.took.push(end.took);
+        if !judgement.is_fine() {
+            self.bad.push(format!(
+                "{fault}, namespace {}: {judgement:?}, ended {:?}: {}\n    before {:?}\n    now    {:?}\n    writes {writes:?}",
+                run.namespace, end.phase, end.message, run.before, end.state
+            ));
+        }
+    }
+
+    /// Prints the table, and fails if anything was lost, doubled, without end or illegal.
+    pub fn conclude(&self) {
+        println!("{self}");
+        assert!(self.bad.is_empty(), "{} runs went wrong:\n{}", self.bad.len(), self.bad.join("\n"));
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = String::from(
+            "| fault | scenario | runs | as planned | lost | doubled | not terminal | illegal | median time |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n",
+        );
+        for ((fault, scenario), line) in &self.lines {
+            let mut took = line.took.clone();
+            took.sort();
+            let Line { runs, as_planned, lost, doubled, not_terminal, illegal, .. } = line;
+            let median = took[took.len() / 2].as_secs_f64();
+            let scenario = scenario.name();
+            writeln!(
+                text,
+                "| {fault} | {scenario} | {runs} | {as_planned} | {lost} | {doubled} | {not_terminal} | {illegal} | {median:.1} s |"
+            )?;
+        }
+        f.write_str(&text)
+    }
+}

@@ -1,0 +1,128 @@
+//! Calls that change nothing are made again when they fail in passing: whatever they are part of, such as the dry runs of a
+//! plan of fifty steps, would otherwise have to begin from the start, and on a bad day never end.
+
+use http::{Method, Request, Response, StatusCode, header};
+use kube::client::Body;
+use std::time::{Duration, Instant};
+use tower::retry::{Policy, Retry};
+
+/// How often one call is made at most.
+const TRIES: u32 = 6;
+/// The first pause between two tries; each further one doubles it, and a random part of it is waited.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// No try begins later than this after the first: whoever asks has patience of their own.
+const WINDOW: Duration = Duration::from_secs(15);
+
+/// A client that makes calls again.
+pub(super) fn client(mut config: kube::Config) -> Result<kube::Client, kube::Error> {
+    // The client's own would go on for a quarter of an hour.
+    config.default_retry = false;
+    let namespace = config.default_namespace.clone();
+    Ok(kube::Client::new(Retry::new(Again::new(), kube::Client::try_from(config)?), namespace))
+}
+
+/// Decides about one call.
+#[derive(Clone, Debug)]
+struct Again {
+    begun: Option<Instant>,
+    made: u32,
+}
+
+impl Again {
+    const fn new() -> Self {
+        Self { begun: None, made: 0 }
+    }
+
+    /// How long to wait until the call is made once more; `None` when its outcome stands.
+    fn pause(&mut self, harmless: bool, code: Option<StatusCode>, server: Option<Duration>) -> Option<Duration> {
+        let passes = match code {
+            // Refused before anything was done, so that this holds for writes, too.
+            Some(StatusCode::TOO_MANY_REQUESTS) => true,
+            Some(code) => harmless && code.is_server_error(),
+            None => harmless,
+        };
+        self.made += 1;
+        let begun = *self.begun.get_or_insert_with(Instant::now);
+        let own = FIRST_PAUSE.saturating_mul(1 << self.made.min(8)).mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        let pause = server.unwrap_or(own);
+        (passes && self.made < TRIES && begun.elapsed() + pause < WINDOW).then_some(pause)
+    }
+}
+
+impl<B> Policy<Request<Body>, Response<B>, kube::Error> for Again {
+    type Future = tokio::time::Sleep;
+
+    fn retry(
+        &mut self,
+        request: &mut Request<Body>,
+        result: &mut Result<Response<B>, kube::Error>,
+    ) -> Option<Self::Future> {
+        let (code, server) = match result {
+            Ok(answer) if answer.status().is_success() => return None,
+            Ok(answer) => (Some(answer.status()), retry_after(answer)),
+            Err(_) => (None, None),
+        };
+        self.pause(changes_nothing(request.method(), request.uri()), code, server).map(tokio::time::sleep)
+    }
+
+    fn clone_request(&mut self, request: &Request<Body>) -> Option<Request<Body>> {
+        self.begun.get_or_insert_with(Instant::now);
+        let mut copy = Request::new(request.body().try_clone()?);
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.headers_mut() = request.headers().clone();
+        *copy.extensions_mut() = request.extensions().clone();
+        Some(copy)
+    }
+}
+
+/// Whether a call may be made any number of times. Watches have pauses of their own.
+fn changes_nothing(method: &Method, uri: &http::Uri) -> bool {
+    let query = uri.query().unwrap_or_default();
+    let is_set = |wanted: &str| query.split('&').any(|pair| pair == wanted);
+    if *method == Method::GET {
+        return !is_set("watch=true");
+    }
+    is_set("dryRun=All") || uri.path().starts_with("/apis/authorization.k8s.io/")
+}
+
+fn retry_after<B>(answer: &Response<B>) -> Option<Duration> {
+    let seconds = answer.headers().get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_changes_nothing_is_made_again() {
+        let harmless = |method: &str, uri: &str| changes_nothing(&method.parse().unwrap(), &uri.parse().unwrap());
+        assert!(harmless("GET", "/api/v1/namespaces/a/pods?limit=500"));
+        assert!(harmless("PATCH", "/api/v1/namespaces/a/pods/b?fieldManager=x&dryRun=All"));
+        assert!(harmless("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews"));
+        assert!(!harmless("PATCH", "/api/v1/namespaces/a/pods/dryRun=All?fieldManager=x"));
+        assert!(!harmless("DELETE", "/api/v1/namespaces/a/pods/b"));
+        assert!(!harmless("GET", "/api/v1/pods?watch=true&timeoutSeconds=290"));
+    }
+
+    #[test]
+    fn a_write_is_made_again_only_when_it_was_turned_away() {
+        let again = |harmless, code: u16| Again::new().pause(harmless, StatusCode::from_u16(code).ok(), None).is_some();
+        assert!(again(false, 429) && again(true, 429) && again(true, 500) && again(true, 503));
+        assert!(!again(false, 500) && !again(false, 503) && !again(false, 504));
+        assert!(!again(true, 403) && !again(true, 404) && !again(true, 409));
+        assert!(Again::new().pause(true, None, None).is_some(), "the connection broke");
+        assert!(Again::new().pause(false, None, None).is_none(), "it may have landed");
+    }
+
+    #[test]
+    fn patience_has_an_end() {
+        let mut call = Again::new();
+        let pauses: Vec<Duration> = std::iter::from_fn(|| call.pause(true, None, None)).collect();
+        assert_eq!(pauses.len() + 1, TRIES as usize);
+        assert!(pauses.iter().sum::<Duration>() < WINDOW, "{pauses:?}");
+        let minute = Some(Duration::from_secs(60));
+        assert!(Again::new().pause(true, Some(StatusCode::TOO_MANY_REQUESTS), minute).is_none());
+    }
+}
