@@ -41,6 +41,13 @@ impl Course {
         let command = command(name, name);
         let begun = Instant::now();
         self.alice.create(&PostParams::default(), &command).await.unwrap();
+        let planned = self.commands.until("a plan for a command", |commands| {
+            let status = commands.get(name)?.status.as_ref()?;
+            let ends = status.phase.is_some_and(|phase| phase.is_final() || phase == CommandPhase::NeedsClarification);
+            assert!(!ends || status.plan.is_some(), "{name}: {:?}", status.reply);
+            status.plan.as_ref().map(|_| ())
+        });
+        planned.await;
         let look = |plan: &ExecutionPlan| {
             let ours = plan.spec.command_ref.as_ref().is_some_and(|command| command.name == name);
             let phase = plan.status.as_ref().and_then(|status| status.phase).filter(|_| ours)?;
@@ -50,11 +57,7 @@ impl Course {
         let (plan, digest, phase) = self.plans.until("a plan", |plans| plans.values().find_map(look)).await;
         let ready = begun.elapsed();
         if phase == PlanPhase::AwaitingApproval {
-            let approval = serde_json::from_value(json!({
-                "apiVersion": "countersign.dev/v1alpha1", "kind": "PlanApproval", "metadata": { "name": plan },
-                "spec": { "plan": plan, "digest": digest, "decision": "Approve" },
-            }));
-            self.bob.create(&PostParams::default(), &approval.unwrap()).await.unwrap();
+            self.approve(&plan, &digest).await;
         }
         let done = |command: &AgentCommand| {
             let status = command.status.as_ref()?;
@@ -65,6 +68,15 @@ impl Course {
         self.commands.until("the end of a command", |commands| commands.get(name).and_then(done)).await;
         let lap = |duration: std::time::Duration| duration.as_secs_f64() * 1000.0;
         Lap { ready: lap(ready), done: lap(begun.elapsed()) }
+    }
+
+    /// Bob approves what he was shown.
+    pub async fn approve(&self, plan: &str, digest: &str) {
+        let approval = serde_json::from_value(json!({
+            "apiVersion": "countersign.dev/v1alpha1", "kind": "PlanApproval", "metadata": { "name": plan },
+            "spec": { "plan": plan, "digest": digest, "decision": "Approve" },
+        }));
+        self.bob.create(&PostParams::default(), &approval.unwrap()).await.unwrap();
     }
 }
 

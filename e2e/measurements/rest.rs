@@ -52,14 +52,14 @@ pub async fn start(scale: Scale) -> Vec<Figure> {
 pub async fn measure(scale: Scale, memory: bool, processor: bool) -> Vec<Figure> {
     progress("(e) memory, (f) processor time at rest");
     let mut course = Course::set(Some("test")).await;
-    course.run("model").await;
+    course.run("settings-stored").await;
     let cluster = course.stage.cluster.clone();
     let laps = scale.few.min(3);
     let idle = fresh(&cluster, laps, memory).await;
     // The operator that runs meanwhile hears of every one of them.
     let process = Process::operator(&cluster);
     let before = process.memory("VmRSS");
-    archive::fill(&course.stage, "model", scale.stored).await;
+    archive::fill(&course.stage, "settings-stored", scale.stored).await;
     process.rests().await;
     let heard = process.memory("VmRSS") - before;
     let stored = fresh(&cluster, laps, memory).await;

@@ -20,12 +20,12 @@ use std::time::Duration;
 
 /// How often a plan is made anew because the cluster had moved before it began.
 const MAX_REPLANS: u32 = 3;
-/// How soon an object is looked at again that the cache shows in an old state.
-const OUTDATED: Duration = Duration::from_millis(200);
 
 /// Moves a command to its next phase.
 pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>) -> Result<Action, Error> {
-    if command.metadata.deletion_timestamp.is_some() {
+    // A new plan, say, brings the command back before the write of its status is seen; planning anew would cost, and tell,
+    // everything twice.
+    if command.metadata.deletion_timestamp.is_some() || context.written.is_ahead_of(&command.metadata) {
         return Ok(Action::await_change());
     }
     let status = command.status.clone().unwrap_or_default();
@@ -115,7 +115,7 @@ async fn supersede(plan: &ExecutionPlan, context: &Context) -> Result<(), Error>
         .replace_status(&plan.name_any(), &PostParams::default(), &superseded)
         .await
         .map_err(while_doing("superseding an older plan"))?;
-    notice(context, plan, false, "Superseded", "Replan", "the request changed: a newer plan takes its place").await;
+    notice(context, plan, false, "Superseded", "Replan", "the request changed: a newer plan takes its place");
     Ok(())
 }
 
@@ -128,9 +128,6 @@ async fn begin(command: &AgentCommand, context: &Context, asked: String, replans
         replans: (replans > 0).then_some(replans),
         ..AgentCommandStatus::default()
     };
-    if is_outdated(command, context).await? {
-        return Ok(Action::requeue(OUTDATED));
-    }
     audit_command(
         command,
         AuditAction::Requested,
@@ -197,15 +194,6 @@ async fn begin(command: &AgentCommand, context: &Context, asked: String, replans
     }
 }
 
-/// Whether the cache lags behind: what was written a moment ago, a new plan say, brings the command back before the write
-/// itself is seen, and planning anew would cost, and tell, everything twice.
-async fn is_outdated(command: &AgentCommand, context: &Context) -> Result<bool, Error> {
-    let commands: Api<AgentCommand> =
-        Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());
-    let current = commands.get_metadata_opt(&command.name_any()).await.map_err(while_doing("reading the command"))?;
-    Ok(current.is_none_or(|current| current.resource_version() != command.resource_version()))
-}
-
 async fn replan(
     command: &AgentCommand,
     mut status: AgentCommandStatus,
@@ -220,7 +208,7 @@ async fn replan(
         status.reply = Some(message.clone());
         return end(command, context, status, CommandPhase::Failed, "Drifted", &message).await;
     }
-    notice(context, command, false, "Replanning", "Replan", "the cluster had moved since the plan was made").await;
+    notice(context, command, false, "Replanning", "Replan", "the cluster had moved since the plan was made");
     begin(command, context, asked, replans).await
 }
 
@@ -245,7 +233,7 @@ async fn create_plan(
     let plans = plans(command, context);
     match store_plan(command, &plans, &plan).await? {
         Stored::New(plan) => {
-            notice(context, &plan, false, "Planned", "Plan", &plan.spec.summary).await;
+            notice(context, &plan, false, "Planned", "Plan", &plan.spec.summary);
             Ok(plan)
         }
         Stored::Before(plan) => Ok(plan),
@@ -382,7 +370,7 @@ async fn finish(command: &AgentCommand, status: &AgentCommandStatus, context: &C
     }
     if !command.labels().contains_key(FINISHED_LABEL) {
         let generation = command.metadata.generation.unwrap_or(0).to_string();
-        mark(&commands, &command.name_any(), &json!(generation)).await?;
+        mark(context, &commands, &command.name_any(), &json!(generation)).await?;
     }
     Ok(Action::await_change())
 }
@@ -421,12 +409,10 @@ async fn write(
         Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());
     let mut updated = command.clone();
     updated.status = Some(status.clone());
-    commands
-        .replace_status(&command.name_any(), &PostParams::default(), &updated)
-        .await
-        .map_err(while_doing("writing the command's status"))?;
+    let written = commands.replace_status(&command.name_any(), &PostParams::default(), &updated).await;
+    context.written.note(&written.map_err(while_doing("writing the command's status"))?.metadata);
     let warning = phase.is_final() && !fine;
-    notice(context, command, warning, &phase.to_string(), "Reconcile", message).await;
+    notice(context, command, warning, &phase.to_string(), "Reconcile", message);
     Ok(status)
 }
 

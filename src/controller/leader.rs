@@ -54,6 +54,9 @@ pub(super) struct Elector {
     leadership: Leadership,
     /// The lease as it was last seen to change, and when that was by this process's clock.
     seen: Option<(LeaseSpec, Instant)>,
+    /// The lease as this replica stored it last. Its resource version says whether anybody else wrote it since, so that
+    /// renewing takes one call.
+    held: Option<Lease>,
 }
 
 /// What to do about a lease.
@@ -69,7 +72,7 @@ impl Elector {
     /// An elector for the lease of `namespace`, under a name that no other replica has.
     pub fn new(client: Client, namespace: &str, identity: String) -> Self {
         let leases = Api::namespaced(client, namespace);
-        Self { leases, identity, leadership: Leadership::default(), seen: None }
+        Self { leases, identity, leadership: Leadership::default(), seen: None, held: None }
     }
 
     /// The word that is kept up to date.
@@ -155,7 +158,13 @@ impl Elector {
     }
 
     async fn write(&mut self) -> Result<bool, kube::Error> {
-        let stored = self.leases.get_opt(LEASE).await?;
+        // Whatever comes of this, the next attempt reads first, unless the lease was stored.
+        let held = self.held.take();
+        let unread = held.is_some();
+        let stored = match held {
+            Some(held) => Some(held),
+            None => self.leases.get_opt(LEASE).await?,
+        };
         let current = stored.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default();
         if self.seen.as_ref().is_none_or(|(seen, _)| *seen != current) {
             self.seen = Some((current.clone(), Instant::now()));
@@ -174,10 +183,13 @@ impl Elector {
             }
         };
         match written {
-            Ok(_) => {
+            Ok(lease) => {
+                self.held = Some(lease);
                 self.seen = Some((spec, Instant::now()));
                 Ok(true)
             }
+            // Who wrote it, and what, has to be read: it may be an annotation.
+            Err(kube::Error::Api(status)) if status.code == 409 && unread => Box::pin(self.write()).await,
             // Somebody else was quicker.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error),

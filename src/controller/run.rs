@@ -1,4 +1,4 @@
-use super::context::{Context, Error, Executions};
+use super::context::{Context, Error, Executions, Written};
 use super::failures::Failures;
 use super::leader::Elector;
 use super::policy::Policies;
@@ -89,6 +89,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         executions: Executions::default(),
         tasks: TaskTracker::new(),
         leadership: elector.leadership(),
+        written: Written::default(),
         assessed: Mutex::new(HashMap::new()),
         failures: Failures::default(),
     });
