@@ -180,13 +180,13 @@ impl<'a> Given<'a> {
             let counts = if record.verdict == ApprovalVerdict::Counted { "counts" } else { "does not count" };
             let note = format!("{word} {} by {} {counts}{said}", record.name, record.approver);
             let warning = record.verdict == ApprovalVerdict::Ignored;
-            notice(context, plan, warning, reason, "Judge", &note).await;
+            notice(context, plan, warning, reason, "Judge", &note);
             self.show(record, context).await;
         }
         for record in taken_back(before, &judgement.records) {
             audit_approval(plan, self.digest, AuditAction::Revoked, record, &format!("was {:?}", record.verdict));
             let note = format!("the word of {} was taken back: {} is gone", record.approver, record.name);
-            notice(context, plan, false, "ApprovalRevoked", "Judge", &note).await;
+            notice(context, plan, false, "ApprovalRevoked", "Judge", &note);
         }
     }
 

@@ -23,8 +23,6 @@ use std::time::Duration;
 const MAX_REPLANS: u32 = 3;
 /// How the message of a command ends that something holds up.
 const TRIED_AGAIN: &str = "; it is tried again by itself";
-/// How soon an object is looked at again that the cache shows in an old state.
-const OUTDATED: Duration = Duration::from_millis(200);
 
 /// Moves a command to its next phase. What keeps it from going on is told on the command itself, unless it passes at once.
 pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>) -> Result<Action, Error> {
@@ -32,10 +30,15 @@ pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>)
         context.proposals.close(&command.uid().unwrap_or_default());
         return Ok(Action::await_change());
     }
+    // A new plan, say, brings the command back before the write of its status is seen; planning anew would cost, and tell,
+    // everything twice.
+    if context.written.is_ahead_of(&command.metadata) {
+        return Ok(Action::await_change());
+    }
     let moved = advance(&command, &context).await;
     if let Err(error) = &moved
         && !error.is_outdated()
-        && context.failures.are_known(command.uid().as_deref().unwrap_or_default())
+        && context.failures.are_known(&key::<AgentCommand>(command.namespace().as_deref(), &command.name_any()))
         && let Err(unwritten) = stall(&command, &context, error).await
     {
         tracing::debug!(error = %unwritten, command = command.name_any(), "what holds a command up was not written down");
@@ -129,7 +132,7 @@ async fn supersede(plan: &ExecutionPlan, context: &Context) -> Result<(), Error>
         .replace_status(&plan.name_any(), &PostParams::default(), &superseded)
         .await
         .map_err(while_doing("superseding an older plan"))?;
-    notice(context, plan, false, "Superseded", "Replan", "the request changed: a newer plan takes its place").await;
+    notice(context, plan, false, "Superseded", "Replan", "the request changed: a newer plan takes its place");
     audit::record(AuditEvent {
         command: plan.spec.command_ref.as_ref().map(|command| command.name.as_str()),
         plan: plan.metadata.name.as_deref(),
@@ -161,8 +164,8 @@ async fn stall(command: &AgentCommand, context: &Context, error: &Error) -> Resu
     let mut updated = command.clone();
     updated.status = Some(status);
     let written = commands.replace_status(&command.name_any(), &PostParams::default(), &updated).await;
-    written.map_err(while_doing("writing what holds a command up"))?;
-    notice(context, command, true, reason, "Reconcile", &message).await;
+    context.written.note(&written.map_err(while_doing("writing what holds a command up"))?.metadata);
+    notice(context, command, true, reason, "Reconcile", &message);
     Ok(())
 }
 
@@ -175,9 +178,6 @@ async fn begin(command: &AgentCommand, context: &Context, asked: String, replans
         replans: (replans > 0).then_some(replans),
         ..AgentCommandStatus::default()
     };
-    if is_outdated(command, context).await? {
-        return Ok(Action::requeue(OUTDATED));
-    }
     let (uid, generation) = (command.uid().unwrap_or_default(), command.metadata.generation.unwrap_or(0));
     if context.proposals.open(&uid, generation) {
         audit_command(command, AuditAction::Requested, &format!("generation {generation}"));
@@ -237,15 +237,6 @@ async fn begin(command: &AgentCommand, context: &Context, asked: String, replans
     }
 }
 
-/// Whether the cache lags behind: what was written a moment ago, a new plan say, brings the command back before the write
-/// itself is seen, and planning anew would cost, and tell, everything twice.
-async fn is_outdated(command: &AgentCommand, context: &Context) -> Result<bool, Error> {
-    let commands: Api<AgentCommand> =
-        Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());
-    let current = commands.get_metadata_opt(&command.name_any()).await.map_err(while_doing("reading the command"))?;
-    Ok(current.is_none_or(|current| current.resource_version() != command.resource_version()))
-}
-
 async fn replan(
     command: &AgentCommand,
     mut status: AgentCommandStatus,
@@ -260,7 +251,7 @@ async fn replan(
         status.reply = Some(message.clone());
         return end(command, context, status, CommandPhase::Failed, "Drifted", &message).await;
     }
-    notice(context, command, false, "Replanning", "Replan", "the cluster had moved since the plan was made").await;
+    notice(context, command, false, "Replanning", "Replan", "the cluster had moved since the plan was made");
     begin(command, context, asked, replans).await
 }
 
@@ -285,7 +276,7 @@ async fn create_plan(
     let plans = plans(command, context);
     match store_plan(command, &plans, &plan).await? {
         Stored::New(plan) => {
-            notice(context, &plan, false, "Planned", "Plan", &plan.spec.summary).await;
+            notice(context, &plan, false, "Planned", "Plan", &plan.spec.summary);
             Ok(plan)
         }
         Stored::Before(plan) => Ok(plan),
@@ -427,7 +418,7 @@ async fn finish(command: &AgentCommand, status: &AgentCommandStatus, context: &C
     }
     if !command.labels().contains_key(FINISHED_LABEL) {
         let generation = command.metadata.generation.unwrap_or(0).to_string();
-        mark(&commands, &command.name_any(), &json!(generation)).await?;
+        mark(context, &commands, &command.name_any(), &json!(generation)).await?;
     }
     Ok(Action::await_change())
 }
@@ -466,13 +457,11 @@ async fn write(
         Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());
     let mut updated = command.clone();
     updated.status = Some(status.clone());
-    commands
-        .replace_status(&command.name_any(), &PostParams::default(), &updated)
-        .await
-        .map_err(while_doing("writing the command's status"))?;
+    let written = commands.replace_status(&command.name_any(), &PostParams::default(), &updated).await;
+    context.written.note(&written.map_err(while_doing("writing the command's status"))?.metadata);
     context.proposals.close(&command.uid().unwrap_or_default());
     let warning = phase.is_final() && !fine;
-    notice(context, command, warning, &phase.to_string(), "Reconcile", message).await;
+    notice(context, command, warning, &phase.to_string(), "Reconcile", message);
     Ok(status)
 }
 

@@ -10,10 +10,12 @@ use crate::execute::{Signals, SnapshotError, SnapshotStore};
 use crate::plan::{Namespace, PlanError};
 use crate::telemetry::Metrics;
 use kube::Client;
+use kube::api::ObjectMeta;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -35,8 +37,10 @@ pub(super) struct Context {
     pub tasks: TaskTracker,
     /// The word that this replica leads.
     pub leadership: Leadership,
+    /// What this process wrote of commands and plans, and a watch may not have shown yet.
+    pub written: Written,
     /// Digests of plans that this process assessed when it made them, so that they need no second look.
-    pub assessed: Mutex<HashMap<String, std::time::Instant>>,
+    pub assessed: Mutex<HashMap<String, Instant>>,
     pub failures: Failures,
     pub borrowed: Borrowed,
     pub proposals: Proposals,
@@ -83,6 +87,43 @@ impl Executions {
     }
 }
 
+/// The resource versions that this process wrote last, by uid. A reconciliation that is called with something older would do
+/// once more what was just done; the newer object brings the work back by itself.
+#[derive(Default)]
+pub(super) struct Written {
+    versions: Mutex<HashMap<String, (u64, Instant)>>,
+}
+
+impl Written {
+    /// Remembers what the API server answered to a write, or to a read.
+    pub fn note(&self, meta: &ObjectMeta) {
+        let (Some(uid), Some(version)) = (&meta.uid, version(meta)) else { return };
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        if versions.len() >= WRITTEN_KEPT {
+            versions.retain(|_, (_, at)| at.elapsed() < WRITTEN_LIFETIME);
+        }
+        let newest = versions.get(uid).map_or(version, |(known, _)| version.max(*known));
+        versions.insert(uid.clone(), (newest, Instant::now()));
+    }
+
+    /// Whether an object from a cache is older than what this process knows to be stored.
+    pub fn is_ahead_of(&self, meta: &ObjectMeta) -> bool {
+        let (Some(uid), Some(version)) = (&meta.uid, version(meta)) else { return false };
+        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.get(uid).is_some_and(|(known, at)| version < *known && at.elapsed() < WRITTEN_LIFETIME)
+    }
+}
+
+/// Resource versions of one kind can be compared (Kubernetes' KEP-5504): later is larger.
+fn version(meta: &ObjectMeta) -> Option<u64> {
+    meta.resource_version.as_deref()?.parse().ok()
+}
+
+/// How long a watch may lag behind; after that an object is taken for what it says.
+const WRITTEN_LIFETIME: Duration = Duration::from_secs(60);
+/// How many writes are remembered before those that are too old are looked for.
+const WRITTEN_KEPT: usize = 256;
+
 impl Context {
     /// The namespaces of the cluster with their labels, read as the operator.
     pub async fn namespaces(&self) -> Result<Vec<Namespace>, Error> {
@@ -96,7 +137,7 @@ impl Context {
     pub fn note_assessed(&self, digest: &str) {
         let mut assessed = self.assessed.lock().unwrap_or_else(PoisonError::into_inner);
         assessed.retain(|_, at| at.elapsed() < ASSESSMENT_LIFETIME);
-        assessed.insert(digest.to_owned(), std::time::Instant::now());
+        assessed.insert(digest.to_owned(), Instant::now());
     }
 
     /// Whether a plan was assessed a moment ago.
@@ -115,7 +156,7 @@ impl Context {
 }
 
 /// How long an assessment made at planning is good for without another look.
-const ASSESSMENT_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
+const ASSESSMENT_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Why a reconciliation has to be tried again.
 #[derive(Debug, thiserror::Error)]
@@ -183,5 +224,28 @@ impl Error {
     /// Whether the API server says that the object changed meanwhile: then a newer event is on its way.
     pub fn is_outdated(&self) -> bool {
         matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 409))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(uid: &str, version: &str) -> ObjectMeta {
+        ObjectMeta { uid: Some(uid.into()), resource_version: Some(version.into()), ..ObjectMeta::default() }
+    }
+
+    #[test]
+    fn only_what_is_older_than_the_last_write_is_outdated() {
+        let written = Written::default();
+        assert!(!written.is_ahead_of(&meta("a", "9")));
+        written.note(&meta("a", "10"));
+        written.note(&meta("a", "8"));
+        assert!(written.is_ahead_of(&meta("a", "9")));
+        assert!(!written.is_ahead_of(&meta("a", "10")));
+        assert!(!written.is_ahead_of(&meta("a", "11")));
+        assert!(!written.is_ahead_of(&meta("b", "9")));
+        // A server that counts otherwise is believed as it is.
+        assert!(!written.is_ahead_of(&meta("a", "x9")));
     }
 }

@@ -19,10 +19,10 @@ pub(super) struct Failures {
 }
 
 impl Failures {
-    /// Whether the reconciliation of the object with that uid failed a short while ago.
-    pub fn are_known(&self, uid: &str) -> bool {
+    /// Whether the reconciliation of an object failed a short while ago.
+    pub fn are_known(&self, object: &str) -> bool {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.get(uid).is_some_and(|(_, last)| last.elapsed() < FORGOTTEN)
+        recent.get(object).is_some_and(|(_, last)| last.elapsed() < FORGOTTEN)
     }
 
     /// Notes a failure of an object, and gives how long to leave it alone: 1 s, 2 s, 4 s … up to 5 min, or up to 10 s when

@@ -82,7 +82,7 @@ async fn plan(meta: &ObjectMeta, context: &Context) -> Result<(), Error> {
     if let Some(reference) = &plan.spec.command_ref {
         reopen(context, namespace, &reference.name, name).await?;
     }
-    mark(&plans, name, &Value::Null).await
+    mark(context, &plans, name, &Value::Null).await
 }
 
 /// Lets the command of a plan that is put back follow it again.
@@ -98,7 +98,7 @@ async fn reopen(context: &Context, namespace: &str, command: &str, plan: &str) -
     status.finished_at = None;
     let written = commands.replace_status(command, &PostParams::default(), &found).await;
     written.map_err(while_doing("taking a finished command up again"))?;
-    mark(&commands, command, &Value::Null).await
+    mark(context, &commands, command, &Value::Null).await
 }
 
 async fn command(meta: &ObjectMeta, context: &Context) -> Result<(), Error> {
@@ -115,17 +115,18 @@ async fn command(meta: &ObjectMeta, context: &Context) -> Result<(), Error> {
     let asks_again = answered.as_deref() != Some(request_digest(&command.spec).as_str());
     let is_to_go = command.spec.ttl_after_finished.is_some();
     let value = if asks_again || is_to_go { Value::Null } else { json!(generation) };
-    mark(&commands, name, &value).await
+    mark(context, &commands, name, &value).await
 }
 
 /// Sets the label of finished objects, or takes it off (`null`).
-pub(super) async fn mark<K>(objects: &Api<K>, name: &str, value: &Value) -> Result<(), Error>
+pub(super) async fn mark<K>(context: &Context, objects: &Api<K>, name: &str, value: &Value) -> Result<(), Error>
 where
-    K: Clone + Debug + DeserializeOwned,
+    K: Resource + Clone + Debug + DeserializeOwned,
 {
     let patch = json!({ "metadata": { "labels": { FINISHED_LABEL: value } } });
     let patched = objects.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await;
-    patched.map(|_| ()).map_err(while_doing("marking an object as finished"))
+    context.written.note(patched.map_err(while_doing("marking an object as finished"))?.meta());
+    Ok(())
 }
 
 fn place(meta: &ObjectMeta) -> (&str, &str) {

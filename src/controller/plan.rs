@@ -32,6 +32,10 @@ const RIGHTS_PAUSE: Duration = Duration::from_secs(300);
 
 /// Moves a plan to its next phase.
 pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -> Result<Action, Error> {
+    // Above all what the cache still shows as under way when it has just ended.
+    if context.written.is_ahead_of(&plan.metadata) {
+        return Ok(Action::await_change());
+    }
     let uid = plan.uid().unwrap_or_default();
     let signals = signals(&plan, command_of(&plan, &context).await?.as_deref());
     if context.executions.signal(&uid, &signals) {
@@ -274,7 +278,7 @@ async fn await_approval(
             status.message = Some(message.clone());
             status.phase = Some(PlanPhase::Approved);
             given.tell(&before.approvals, &judgement, context).await;
-            notice(context, plan, false, "Approved", "Approve", &message).await;
+            notice(context, plan, false, "Approved", "Approve", &message);
             let line = about(plan, AuditAction::Begun, "countersign");
             audit::record(AuditEvent { digest: Some(&digest), decision: &message, ..line });
             if let Some(approved) = judgement.approve(plan) {
@@ -390,7 +394,7 @@ async fn wait(
     set_condition(&mut status.conditions, ConditionType::Reconciling, false, "AwaitingApproval", message, generation);
     if *before != status {
         write(plan, context, status).await?;
-        notice(context, plan, false, "AwaitingApproval", "Judge", message).await;
+        notice(context, plan, false, "AwaitingApproval", "Judge", message);
     }
     Ok(Action::await_change())
 }
@@ -413,7 +417,7 @@ async fn stop(
     set_condition(&mut status.conditions, ConditionType::Reconciling, false, reason, message, generation);
     set_condition(&mut status.conditions, ConditionType::Stalled, !fine, reason, message, generation);
     write(plan, context, status).await?;
-    notice(context, plan, !fine, reason, "Judge", message).await;
+    notice(context, plan, !fine, reason, "Judge", message);
     audit::record(AuditEvent { decision: &phase.to_string(), ..about(plan, AuditAction::Finished, "countersign") });
     finish(plan, context).await
 }
@@ -423,7 +427,8 @@ async fn write(plan: &ExecutionPlan, context: &Context, status: ExecutionPlanSta
     updated.status = Some(status);
     updated.drop_managed_fields();
     let written = plans(plan, context).replace_status(&plan.name_any(), &PostParams::default(), &updated).await;
-    written.map(|_| ()).map_err(while_doing("writing the plan's status"))
+    context.written.note(&written.map_err(while_doing("writing the plan's status"))?.metadata);
+    Ok(())
 }
 
 fn has_finalizer(plan: &ExecutionPlan) -> bool {
@@ -479,7 +484,7 @@ async fn tell_end(plan: &ExecutionPlan, outcome: &Outcome, context: &Context) {
     };
     let word = phase.to_string();
     audit::record(AuditEvent { decision: &word, ..about(plan, AuditAction::Finished, "countersign") });
-    notice(context, plan, phase != PlanPhase::Succeeded, &word, "Execute", note).await;
+    notice(context, plan, phase != PlanPhase::Succeeded, &word, "Execute", note);
 }
 
 /// A request to put back that was met is taken off the plan, so that the next one is seen as another.
@@ -511,19 +516,24 @@ const RESUME: Duration = Duration::from_secs(30);
 /// it up; where it does not any more, the operator is stopping.
 async fn take_up_again(plan: ExecutionPlan, context: Arc<Context>, pause: Duration) {
     tokio::time::sleep(pause).await;
-    if !context.executions.end(plan.uid().as_deref().unwrap_or_default()) {
-        return;
-    }
     let mut pause = Duration::from_secs(1);
-    while let Err(error) = look_again(&plan, &context).await {
+    let mut running = true;
+    while let Err(error) = look_again(&plan, &context, &mut running).await {
         tracing::warn!(%error, plan = plan.name_any(), "a plan could not be looked at after its execution");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RESUME);
     }
 }
 
-async fn look_again(plan: &ExecutionPlan, context: &Arc<Context>) -> Result<(), Error> {
+async fn look_again(plan: &ExecutionPlan, context: &Arc<Context>, running: &mut bool) -> Result<(), Error> {
     let current = plans(plan, context).get_opt(&plan.name_any()).await.map_err(while_doing("reading a plan again"))?;
+    // While it counts as running: an older state from the cache would start it once more.
+    if let Some(current) = &current {
+        context.written.note(&current.metadata);
+    }
+    if std::mem::take(running) && !context.executions.end(plan.uid().as_deref().unwrap_or_default()) {
+        return Ok(());
+    }
     let Some(current) = current.filter(|current| current.uid() == plan.uid()) else { return Ok(()) };
     match Box::pin(reconcile(Arc::new(current), Arc::clone(context))).await {
         // Somebody else changed it, and that brings it back.
@@ -593,7 +603,7 @@ async fn tell(context: Arc<Context>, plan: ExecutionPlan, mut events: mpsc::Unbo
         }
         // Beginnings are in the journal; events are for what came of them.
         if !matches!(reason, "StepStarted" | "UndoStarted" | "StepApplied") {
-            notice(&context, &plan, warning, reason, "Execute", &format!("{name}{message}")).await;
+            notice(&context, &plan, warning, reason, "Execute", &format!("{name}{message}"));
         }
     }
 }
@@ -612,7 +622,7 @@ fn about<'a>(plan: &'a ExecutionPlan, action: AuditAction, actor: &'a str) -> Au
 async fn finish(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
     if !plan.labels().contains_key(FINISHED_LABEL) && plan.metadata.deletion_timestamp.is_none() {
         let generation = plan.metadata.generation.unwrap_or(0).to_string();
-        mark(&plans(plan, context), &plan.name_any(), &json!(generation)).await?;
+        mark(context, &plans(plan, context), &plan.name_any(), &json!(generation)).await?;
     }
     Ok(Action::await_change())
 }

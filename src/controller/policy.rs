@@ -240,7 +240,7 @@ pub(super) async fn reconcile(policy: Arc<PlanPolicy>, context: Arc<Context>) ->
         .await
         .map_err(while_doing("writing a policy's status"))?;
     if said.as_deref() != Some(message.as_str()) {
-        notice(&context, policy.as_ref(), !ready, reason, "Compile", &message).await;
+        notice(&context, policy.as_ref(), !ready, reason, "Compile", &message);
     }
     Ok(next)
 }

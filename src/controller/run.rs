@@ -1,5 +1,5 @@
 use super::approvals::Borrowed;
-use super::context::{Context, Error, Executions};
+use super::context::{Context, Error, Executions, Written};
 use super::failures::Failures;
 use super::leader::Elector;
 use super::policy::Policies;
@@ -93,6 +93,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         executions: Executions::default(),
         tasks: TaskTracker::new(),
         leadership: elector.leadership(),
+        written: Written::default(),
         assessed: Mutex::new(HashMap::new()),
         failures: Failures::default(),
         borrowed: Borrowed::default(),
@@ -215,7 +216,7 @@ fn note<K>(
 }
 
 /// What failures of an object are remembered by.
-fn key<K: ResourceExt<DynamicType = ()>>(namespace: Option<&str>, name: &str) -> String {
+pub(super) fn key<K: ResourceExt<DynamicType = ()>>(namespace: Option<&str>, name: &str) -> String {
     format!("{} {}/{name}", K::kind(&()), namespace.unwrap_or_default())
 }
 
