@@ -2,6 +2,7 @@ use super::context::{Context, Error, while_doing};
 use super::finished::mark;
 use super::interpret::{Made, interpret};
 use super::notice::notice;
+use super::run::key;
 use crate::api::{
     AgentCommand, AgentCommandSpec, AgentCommandStatus, COMMAND_GENERATION_ANNOTATION, COMMAND_LABEL, CommandPhase,
     ConditionType, ExecutionPlan, FINISHED_LABEL, PlanPhase, PlanReference, SNAPSHOT_FINALIZER, condition,
