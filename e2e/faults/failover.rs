@@ -1,1 +1,135 @@
+//! Two replicas: the one that leads dies, freezes, is cut off, or is told to stop.
 
+use crate::full;
+use crate::ledger::{Table, audit, is_write, mutations};
+use crate::operator::Operator;
+use crate::plans::{Run, Scenario, allow_everything, eventually, set_up};
+use crate::proxy::Proxy;
+use crate::stage::{Cluster, OPERATOR_NAMESPACE, OwnCluster};
+use futures::future::join_all;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+/// What a lease that is not renewed keeps others out for.
+const LEASE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(300);
+const SCENARIOS: [Scenario; 5] =
+    [Scenario::Patch, Scenario::Mixed, Scenario::FailingVerify, Scenario::Conditional, Scenario::Fifty];
+
+/// Two replicas, each with a way of its own to the API server.
+struct Pair {
+    cluster: OwnCluster,
+    leases: Api<Lease>,
+    replicas: [(Operator, Proxy); 2],
+    table: Table,
+}
+
+/// What is done to the leader.
+#[derive(Clone, Copy, Debug)]
+enum Blow {
+    Kill,
+    Freeze,
+    CutOff,
+    Stop,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_replica_takes_over() {
+    let mut pair = Pair::prepare().await;
+    let rounds = if full() { 3 } else { 1 };
+    for round in 0..rounds {
+        for blow in [Blow::Kill, Blow::Freeze, Blow::CutOff, Blow::Stop] {
+            pair.strike(blow, round).await;
+        }
+    }
+    pair.table.conclude();
+}
+
+impl Pair {
+    async fn prepare() -> Self {
+        let cluster = Cluster::start("failover");
+        cluster.0.control(&["operator", "stop"]).unwrap();
+        allow_everything(&cluster.0).await;
+        let leases = Api::namespaced(cluster.0.client("admin").await, OPERATOR_NAMESPACE);
+        let replica = async |name: &str| {
+            let proxy = Proxy::start(&cluster.0.kubeconfig, 0).await;
+            (Operator::start(&cluster.0, name, proxy.address()).await, proxy)
+        };
+        let replicas = [replica("first").await, replica("second").await];
+        Self { cluster, leases, replicas, table: Table::default() }
+    }
+
+    /// The replica that holds the lease, once one of the two does.
+    async fn leader(&self) -> usize {
+        eventually("a replica leads", || async {
+            let holder = self.leases.get("countersign").await.ok()?.spec?.holder_identity?;
+            self.replicas.iter().position(|(operator, _)| operator.name == holder)
+        })
+        .await
+    }
+
+    async fn strike(&mut self, blow: Blow, round: u32) {
+        let name = format!("{blow:?}-{round}").to_lowercase();
+        let mut runs = set_up(&self.cluster.0, &name, &SCENARIOS).await;
+        let old = self.leader().await;
+        let (operator, road) = self.replicas[old].clone();
+        operator.revive(false).await;
+        join_all(runs.iter_mut().map(Run::begin)).await;
+        let longest = runs[SCENARIOS.len() - 1].namespace.clone();
+        eventually("the longest plan is under way", || async {
+            (road.writes(&longest) >= 10 + 25 * round).then_some(())
+        })
+        .await;
+        let struck = Instant::now();
+        match blow {
+            Blow::Kill => operator.kill().await,
+            Blow::Freeze => operator.freeze().await,
+            Blow::CutOff => road.cut(true),
+            Blow::Stop => operator.end().await,
+        }
+        eventually("the other replica leads", || async { (self.leader().await != old).then_some(()) }).await;
+        let (took, since) = (struck.elapsed(), Timestamp::now());
+        println!("{blow:?}: the other replica leads after {:.1} s", took.as_secs_f64());
+        let ends = join_all(runs.iter().map(|run| run.ended(PATIENCE))).await;
+        if matches!(blow, Blow::Freeze) {
+            operator.thaw().await;
+        }
+        // Whoever lost the lead ends by itself.
+        operator.runs(false).await;
+        road.cut(false);
+        let late = writes_of(&self.cluster.0, &operator.name, since);
+        assert!(late.is_empty(), "{blow:?}: the old leader wrote after it had lost the lead at {since}: {late:#?}");
+        if matches!(blow, Blow::Stop) {
+            assert!(took < LEASE, "the lease was not given back: it took {took:?}");
+        }
+        let writes = mutations(&self.cluster.0);
+        let fault = format!("leader: {blow:?}");
+        for (run, end) in runs.iter().zip(&ends) {
+            self.table.enter(&fault, run, end, &writes);
+        }
+        operator.revive(true).await;
+        operator.runs(true).await;
+    }
+}
+
+/// The successful writes of a replica from then on, as the audit log has them.
+fn writes_of(cluster: &Cluster, replica: &str, since: Timestamp) -> Vec<String> {
+    let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
+    let agent = format!("({replica})");
+    let entries = audit(cluster);
+    assert!(
+        entries.iter().any(|entry| text(entry, "userAgent").ends_with(&agent) && is_write(entry)),
+        "the audit log does not tell the replicas apart"
+    );
+    let late = entries.into_iter().filter(|entry| {
+        let at: Option<Timestamp> = text(entry, "requestReceivedTimestamp").parse().ok();
+        is_write(entry)
+            && text(entry, "userAgent").ends_with(&agent)
+            && !text(entry, "requestURI").contains("accessreviews")
+            && at.is_some_and(|at| at > since)
+    });
+    late.map(|entry| format!("{} {}", text(&entry, "verb"), text(&entry, "requestURI"))).collect()
+}

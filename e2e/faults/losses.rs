@@ -1,1 +1,202 @@
+//! What a plan works on goes away under it, or is too large.
 
+use crate::ledger::mutations;
+use crate::matrix::Ground;
+use crate::plans::{End, Run, Scenario, create, eventually, furnish};
+use crate::proxy::Side;
+use countersign::api::{ExecutionPlan, PlanPhase};
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(240);
+/// Bytes of an object that the API server just takes: its store takes 1.5 MiB.
+const LARGE: usize = 1_400_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_away_or_is_too_large_ends_the_plan() {
+    let ground = Ground::prepare("losses", 0).await;
+    a_deleted_namespace_takes_its_plan_along(&ground).await;
+    a_namespace_goes_that_a_plan_elsewhere_works_on(&ground).await;
+    a_plan_is_deleted_while_it_runs(&ground).await;
+    define_widgets(&ground).await;
+    large_objects(&ground).await;
+    a_definition_goes_under_a_plan(&ground).await;
+    let secrets: Api<Secret> = Api::namespaced(ground.admin().await, crate::stage::OPERATOR_NAMESPACE);
+    eventually("snapshots of plans that are gone are gone, too", || async {
+        let snapshots = secrets.list_metadata(&ListParams::default().labels("countersign.dev/plan-uid")).await.ok()?;
+        let plans: Api<ExecutionPlan> = Api::all(ground.admin().await);
+        let uids: Vec<_> =
+            plans.list(&ListParams::default()).await.ok()?.items.into_iter().filter_map(|p| p.metadata.uid).collect();
+        let owner =
+            |labels: &std::collections::BTreeMap<String, String>| labels.get("countersign.dev/plan-uid").cloned();
+        let left =
+            snapshots.items.iter().filter_map(|s| owner(s.metadata.labels.as_ref()?)).filter(|uid| !uids.contains(uid));
+        (left.count() == 0).then_some(())
+    })
+    .await;
+}
+
+/// Does something at the n-th write of a plan, with its answer lost on top.
+async fn at_write(
+    ground: &Ground,
+    run: &Run,
+    nth: u32,
+    act: impl Fn(kube::Client) -> futures::future::BoxFuture<'static, ()> + Send + Sync + 'static,
+) {
+    let admin = ground.admin().await;
+    ground.proxy.trap(&run.namespace, nth, Side::After, move || act(admin.clone()));
+}
+
+async fn a_deleted_namespace_takes_its_plan_along(ground: &Ground) {
+    let mut run = Run::set_up(&ground.cluster.0, Scenario::Mixed, "gone".to_owned()).await;
+    at_write(ground, &run, 8, |admin| {
+        async move {
+            Api::<Namespace>::all(admin).delete("gone", &DeleteParams::background()).await.unwrap();
+        }
+        .boxed()
+    })
+    .await;
+    run.begin().await;
+    let namespaces: Api<Namespace> = Api::all(ground.admin().await);
+    eventually("the deleted namespace is gone, with the plan in it", || async {
+        (!ground.proxy.is_trapped("gone") && namespaces.get_opt("gone").await.ok()?.is_none()).then_some(())
+    })
+    .await;
+    report("its own namespace deleted", "gone");
+}
+
+async fn a_namespace_goes_that_a_plan_elsewhere_works_on(ground: &Ground) {
+    let mut run = Run::set_up(&ground.cluster.0, Scenario::Patch, "elsewhere".to_owned()).await;
+    let admin = ground.admin().await;
+    furnish(&admin, "there").await;
+    let subjects = json!([{ "kind": "ServiceAccount", "name": "deployer", "namespace": "elsewhere" }]);
+    let edit = json!({ "kind": "ClusterRole", "name": "edit", "apiGroup": "rbac.authorization.k8s.io" });
+    let binding = json!({ "metadata": { "name": "from-elsewhere" }, "roleRef": edit, "subjects": subjects });
+    create(&admin, Some("there"), "rbac.authorization.k8s.io/v1", "RoleBinding", binding).await;
+    let config = |name: &str, value: &str| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name, "namespace": "there" }, "data": { "value": value } });
+    let steps: Vec<Value> = (0..8)
+        .map(|n| {
+            let after: Vec<String> = (n > 0).then(|| format!("s{}", n - 1)).into_iter().collect();
+            json!({ "id": format!("s{n}"), "title": "apply", "dependsOn": after, "operation": { "apply": { "manifest": config(&format!("c{n}"), "new") } } })
+        })
+        .collect();
+    at_write(ground, &run, 9, |admin| {
+        async move {
+            Api::<Namespace>::all(admin).delete("there", &DeleteParams::background()).await.unwrap();
+        }
+        .boxed()
+    })
+    .await;
+    run.plan(steps).await;
+    let end = run.ended(PATIENCE).await;
+    assert!(!ground.proxy.is_trapped("elsewhere"), "the plan was done before the namespace was deleted");
+    let ok = matches!(end.phase, Some(PlanPhase::RolledBack | PlanPhase::Failed));
+    assert!(ok, "{end:?}");
+    tell("another namespace deleted", &end);
+}
+
+async fn a_plan_is_deleted_while_it_runs(ground: &Ground) {
+    let mut run = Run::set_up(&ground.cluster.0, Scenario::Fifty, "withdrawn".to_owned()).await;
+    at_write(ground, &run, 40, |admin| {
+        async move {
+            let plans: Api<ExecutionPlan> = Api::namespaced(admin, "withdrawn");
+            plans.delete("ask", &DeleteParams::default()).await.unwrap();
+        }
+        .boxed()
+    })
+    .await;
+    run.begin().await;
+    let plans: Api<ExecutionPlan> = Api::namespaced(ground.admin().await, "withdrawn");
+    eventually("the deleted plan is gone", || async {
+        (!ground.proxy.is_trapped("withdrawn") && plans.get_opt("ask").await.ok()?.is_none()).then_some(())
+    })
+    .await;
+    let writes = mutations(&ground.cluster.0).remove("withdrawn").unwrap_or_default();
+    assert!(writes.values().all(|count| *count == 1), "{writes:?}");
+    assert!(writes.len() < 50, "nothing was stopped");
+    report("plan deleted while running", &format!("gone, {} of 50 steps done, each once", writes.len()));
+}
+
+async fn define_widgets(ground: &Ground) {
+    let schema = json!({ "type": "object", "properties": { "spec": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } } });
+    let version = json!({ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": schema } });
+    let spec = json!({ "group": "faults.example", "scope": "Namespaced", "versions": [version],
+                       "names": { "kind": "Widget", "plural": "widgets", "singular": "widget" } });
+    let admin = ground.admin().await;
+    let definition = json!({ "metadata": { "name": "widgets.faults.example" }, "spec": spec });
+    create(&admin, None, "apiextensions.k8s.io/v1", "CustomResourceDefinition", definition).await;
+    let definitions: Api<CustomResourceDefinition> = Api::all(admin);
+    eventually("widgets are served", || async {
+        let conditions = definitions.get("widgets.faults.example").await.ok()?.status?.conditions?;
+        conditions.iter().any(|condition| condition.type_ == "Established" && condition.status == "True").then_some(())
+    })
+    .await;
+}
+
+fn widget_patch(namespace: &str, name: &str) -> Value {
+    json!({ "patch": { "type": "merge", "body": { "spec": { "size": 2 } }, "target": {
+        "apiVersion": "faults.example/v1", "kind": "Widget", "namespace": namespace, "name": name } } })
+}
+
+async fn large_objects(ground: &Ground) {
+    // A linear congruential generator gives text that does not compress.
+    let mut state: u64 = 1;
+    let noise: String = (0..LARGE)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from(u8::try_from(35 + (state >> 33) % 56).unwrap())
+        })
+        .collect();
+    let cases = [("even", "x".repeat(LARGE), PlanPhase::Succeeded), ("noisy", noise, PlanPhase::Failed)];
+    for (name, text, phase) in cases {
+        let namespace = format!("large-{name}");
+        let mut run = Run::set_up(&ground.cluster.0, Scenario::Patch, namespace.clone()).await;
+        let widget = json!({ "metadata": { "name": "w" }, "spec": { "size": 1, "text": text } });
+        create(&ground.admin().await, Some(&namespace), "faults.example/v1", "Widget", widget).await;
+        run.plan(vec![json!({ "id": "a", "title": "a", "operation": widget_patch(&namespace, "w") })]).await;
+        let end = run.ended(PATIENCE).await;
+        assert_eq!(end.phase, Some(phase), "{end:?}");
+        let writes = mutations(&ground.cluster.0).remove(&namespace).unwrap_or_default();
+        assert_eq!(writes.len(), usize::from(phase == PlanPhase::Succeeded), "{writes:?}");
+        tell(&format!("object of 1.4 MB, {name}"), &end);
+    }
+}
+
+async fn a_definition_goes_under_a_plan(ground: &Ground) {
+    let mut run = Run::set_up(&ground.cluster.0, Scenario::Patch, "undefined".to_owned()).await;
+    for name in ["one", "two"] {
+        let widget = json!({ "metadata": { "name": name }, "spec": { "size": 1 } });
+        create(&ground.admin().await, Some("undefined"), "faults.example/v1", "Widget", widget).await;
+    }
+    at_write(ground, &run, 5, |admin| {
+        async move {
+            let definitions: Api<CustomResourceDefinition> = Api::all(admin);
+            definitions.delete("widgets.faults.example", &DeleteParams::foreground()).await.unwrap();
+        }
+        .boxed()
+    })
+    .await;
+    run.plan(vec![
+        json!({ "id": "a", "title": "a", "operation": widget_patch("undefined", "one") }),
+        json!({ "id": "b", "title": "b", "dependsOn": ["a"], "operation": widget_patch("undefined", "two") }),
+    ])
+    .await;
+    let end = run.ended(PATIENCE).await;
+    assert!(!ground.proxy.is_trapped("undefined"), "the plan was done before the definition was deleted");
+    assert!(end.phase.is_some(), "{end:?}");
+    tell("definition deleted", &end);
+}
+
+fn tell(fault: &str, end: &End) {
+    let phase = end.phase.map(|phase| phase.to_string()).unwrap_or_default();
+    report(fault, &format!("{phase} after {:.1} s: {}", end.took.as_secs_f64(), end.message));
+}
+
+fn report(fault: &str, end: &str) {
+    println!("| {fault} | {end} |");
+}

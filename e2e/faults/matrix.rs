@@ -17,20 +17,24 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const WRITES: u32 = 24;
 
 /// A cluster whose only operator stands behind a proxy.
-struct Ground {
-    cluster: OwnCluster,
-    proxy: Proxy,
+pub struct Ground {
+    pub cluster: OwnCluster,
+    pub proxy: Proxy,
     operator: Operator,
 }
 
 impl Ground {
-    async fn prepare(purpose: &str, seed: u64) -> Self {
+    pub async fn prepare(purpose: &str, seed: u64) -> Self {
         let cluster = Cluster::start(purpose);
         cluster.0.control(&["operator", "stop"]).unwrap();
         allow_everything(&cluster.0).await;
         let proxy = Proxy::start(&cluster.0.kubeconfig, seed).await;
         let operator = Operator::start(&cluster.0, "countersign-0", proxy.address()).await;
         Self { cluster, proxy, operator }
+    }
+
+    pub async fn admin(&self) -> kube::Client {
+        self.cluster.0.client("admin").await
     }
 
     /// Runs scenarios side by side, with something happening meanwhile, and enters them.

@@ -30,7 +30,6 @@ pub struct Operator {
     orders: mpsc::UnboundedSender<(Order, oneshot::Sender<()>)>,
     running: watch::Receiver<bool>,
     starts: Arc<AtomicU32>,
-    pub log: PathBuf,
 }
 
 impl Operator {
@@ -56,7 +55,7 @@ impl Operator {
         let starts = Arc::new(AtomicU32::new(0));
         let command = command(name, &kubeconfig, &log);
         tokio::spawn(supervise(command, heard, state, starts.clone()));
-        let operator = Self { name: name.to_owned(), orders, running, starts, log };
+        let operator = Self { name: name.to_owned(), orders, running, starts };
         operator.runs(true).await;
         operator
     }

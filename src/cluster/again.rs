@@ -18,7 +18,12 @@ pub(super) fn client(mut config: kube::Config) -> Result<kube::Client, kube::Err
     // The client's own would go on for a quarter of an hour.
     config.default_retry = false;
     let namespace = config.default_namespace.clone();
-    Ok(kube::Client::new(Retry::new(Again::new(), kube::Client::try_from(config)?), namespace))
+    let once = kube::Client::try_from(config)?;
+    let once = tower::service_fn(move |request| {
+        let once = once.clone();
+        async move { once.send(request).await }
+    });
+    Ok(kube::Client::new(Retry::new(Again::new(), once), namespace))
 }
 
 /// Decides about one call.
