@@ -610,11 +610,24 @@ async fn without_admission() {
     };
     let right = digest(&first);
     let wrong = format!("sha256:{}", "0".repeat(64));
+    let approvals = stage.api::<PlanApproval>();
     stage
         .eventually("the policies are not in force any more", async || {
-            create(&stage, "bob", &[], &by("early", "bob", &right)).is_ok()
+            let mut probe = by(&format!("probe-{}", random()), "bob", &right);
+            probe["spec"]["plan"] = json!("none");
+            create(&stage, "admin", &[], &probe).is_ok()
+                && approvals
+                    .get(probe["metadata"]["name"].as_str().unwrap())
+                    .await
+                    .unwrap()
+                    .spec
+                    .approver
+                    .unwrap()
+                    .username
+                    == "bob"
         })
         .await;
+    create(&stage, "admin", &[], &by("early", "bob", &right)).unwrap();
     create(&stage, "alice", &[], &by_hand("release", &stage.name)).unwrap();
     counted(&stage, "release", "0/2").await;
     let robot = format!("system:serviceaccount:{}:robot", stage.name);
@@ -678,7 +691,8 @@ async fn policies_that_cannot_be_read() {
     }
     replace(&blind);
     // A watch that is open stays open.
-    stage.cluster.control(&["operator", "restart"]).unwrap();
+    let cluster = stage.cluster.clone();
+    let restarted = tokio::task::spawn_blocking(move || cluster.control(&["operator", "restart"]));
     let command = stage.ask("scale checkout to 5").await;
     let held_up = |command: &AgentCommand| {
         let conditions = command.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
@@ -690,6 +704,8 @@ async fn policies_that_cannot_be_read() {
     let stalled = stage.until("told why it does not go on", &command, held_up).await.status.unwrap();
     assert_eq!((stalled.phase, stalled.plan), (Some(CommandPhase::Interpreting), None));
     replace(&role);
+    // It is not ready before.
+    restarted.await.unwrap().unwrap();
     stage.command(&command, CommandPhase::Succeeded).await;
     assert_eq!(stage.field("deployment/checkout", "{.spec.replicas}"), "5");
 }

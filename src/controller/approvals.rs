@@ -263,13 +263,14 @@ fn is_same(one: &ApprovalRecord, other: &ApprovalRecord) -> bool {
 }
 
 fn audit_approval(plan: &ExecutionPlan, digest: &str, action: AuditAction, record: &ApprovalRecord, decision: &str) {
+    let actor = if record.approver.is_empty() { "unknown" } else { &record.approver };
     audit::record(AuditEvent {
         command: plan.spec.command_ref.as_ref().map(|command| command.name.as_str()),
         plan: plan.metadata.name.as_deref(),
         digest: record.digest.as_deref().or(Some(digest)),
         approval: Some(&record.name),
         decision,
-        ..AuditEvent::new(action, &record.approver, plan.metadata.namespace.as_deref().unwrap_or_default())
+        ..AuditEvent::new(action, actor, plan.metadata.namespace.as_deref().unwrap_or_default())
     });
 }
 
