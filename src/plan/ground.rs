@@ -337,11 +337,10 @@ fn rollback(facts: &StepFacts) -> RollbackPlan {
 /// What the API server would not let be changed back.
 fn kept_for_ever(facts: &StepFacts) -> Option<String> {
     let live = facts.live.as_ref()?;
-    let first = facts.changes.iter().find_map(|change| {
+    facts.changes.iter().find_map(|change| {
         let why = one_way(&facts.target.kind, live, change)?;
         Some(format!("{} cannot be changed back: {why}", change.path))
-    });
-    first
+    })
 }
 
 /// What recreating from the snapshot would not bring back.
