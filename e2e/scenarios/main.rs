@@ -10,6 +10,7 @@ mod approvals;
 mod bad_input;
 mod changes;
 mod deletions;
+mod flux;
 mod gitops;
 mod journal;
 mod models;

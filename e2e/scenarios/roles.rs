@@ -30,10 +30,10 @@ impl<'s> Person<'s> {
         let group = if resource == "secrets" { "" } else { ".countersign.dev" };
         let args = ["auth", "can-i", verb, &format!("{resource}{group}"), &format!("--subresource={subresource}")];
         match self.kubectl(&args, None) {
-            Ok(yes) => yes.trim().ends_with("yes"),
+            Ok(yes) => yes.lines().any(|line| line == "yes"),
             // "no" goes with an exit code of its own.
             Err(no) => {
-                assert!(no.trim().ends_with("no"), "{right}: {no}");
+                assert!(no.lines().any(|line| line == "no"), "{right}: {no}");
                 false
             }
         }
