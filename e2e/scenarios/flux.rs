@@ -93,18 +93,13 @@ impl Flux {
             path.unwrap_or_else(|_| panic!("there is no {name}: e2e/cluster build --only {name}")).trim().to_owned()
         };
         let (source, kustomize) = (bin("source-controller"), bin("kustomize-controller"));
-        for (controller, kind) in [
-            (&source, "source.toolkit.fluxcd.io_gitrepositories"),
-            (&kustomize, "kustomize.toolkit.fluxcd.io_kustomizations"),
-        ] {
+        for controller in [&source, &kustomize] {
             let share = Path::new(controller).parent().unwrap().with_file_name("share");
-            let file = share.join(Path::new(controller).file_name().unwrap()).join(format!("{kind}.yaml"));
-            let apply = ["apply", "--server-side", "--force-conflicts", "-f", file.to_str().unwrap()];
+            let kinds = share.join(Path::new(controller).file_name().unwrap());
+            let apply = ["apply", "--server-side", "--force-conflicts", "-f", kinds.to_str().unwrap()];
             stage.kubectl("admin", &apply, None).unwrap();
         }
-        let kinds = ["crd/gitrepositories.source.toolkit.fluxcd.io", "crd/kustomizations.kustomize.toolkit.fluxcd.io"];
-        let established = [&["wait", "--for=condition=Established"], &kinds[..]].concat();
-        stage.kubectl("admin", &established, None).unwrap();
+        stage.kubectl("admin", &["wait", "--for=condition=Established", "crd", "--all"], None).unwrap();
 
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-flux", stage.name));
         std::fs::create_dir_all(folder.join("artifacts")).unwrap();
@@ -145,7 +140,9 @@ impl Flux {
 impl Drop for Flux {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- flux\n{}", self.log());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- flux\n{}", lines[lines.len().saturating_sub(12)..].join("\n"));
         }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
@@ -159,7 +156,8 @@ fn kustomization(name: &str) -> Value {
     })
 }
 
-#[tokio::test]
+// Two threads: the repository is served while the scenario waits for kubectl.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes Flux's controllers: e2e/cluster build --only source-controller,kustomize-controller"]
 async fn a_commit_approves_and_its_removal_takes_that_back() {
     let stage = Stage::set().await;
@@ -183,7 +181,7 @@ async fn a_commit_approves_and_its_removal_takes_that_back() {
         "metadata": { "name": "more-checkout", "namespace": stage.name },
         "spec": { "request": "scale checkout to 5", "serviceAccountName": "deployer" },
     });
-    repository.commit("requests/more-checkout.json", Some(&request)).await;
+    repository.commit("requests/more-checkout.yaml", Some(&request)).await;
     // What is left of the folder when there is nothing to approve.
     let folder =
         json!({ "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": stage.name });
@@ -215,24 +213,24 @@ async fn a_commit_approves_and_its_removal_takes_that_back() {
             if found.as_deref() == Some(wanted) { Look::There } else { Look::NotYet }
         }
     };
-    repository.commit("approvals/more-checkout.json", Some(&approval)).await;
-    repository.commit("approvals/kustomization.yaml", Some(&with(&["more-checkout.json"]))).await;
+    repository.commit("approvals/more-checkout.yaml", Some(&approval)).await;
+    repository.commit("approvals/kustomization.yaml", Some(&with(&["more-checkout.yaml"]))).await;
     stage.until("approved by the commit", &plan.name_any(), count("1/2")).await;
     let approvals: Api<PlanApproval> = stage.api();
     let first = approvals.get("more-checkout-1").await.unwrap();
     assert_eq!(first.spec.approver.as_ref().unwrap().username, username("approvals"));
 
     // Flux applies both again and again; nothing changes by it.
-    let applied = |since: usize| flux.log().matches("server-side apply completed").count() >= since + 4;
-    let since = flux.log().matches("server-side apply completed").count();
-    stage.eventually("applied again", async || applied(since)).await;
+    let rounds = || flux.log().matches("Reconciliation finished").count();
+    let before = rounds();
+    stage.eventually("applied again", async || rounds() >= before + 4).await;
     let again = approvals.get("more-checkout-1").await.unwrap();
     assert_eq!((first.uid(), first.resource_version()), (again.uid(), again.resource_version()));
     assert_eq!(stage.field("agentcommand/more-checkout", "{.metadata.generation}"), "1");
 
     repository.commit("approvals/kustomization.yaml", Some(&with(&[]))).await;
     stage.until("taken back by the commit", &plan.name_any(), count("0/2")).await;
-    repository.commit("approvals/kustomization.yaml", Some(&with(&["more-checkout.json"]))).await;
+    repository.commit("approvals/kustomization.yaml", Some(&with(&["more-checkout.yaml"]))).await;
     stage.until("approved by the commit", &plan.name_any(), count("1/2")).await;
     stage.approve("bob", &plan).unwrap();
     stage.command("more-checkout", CommandPhase::Succeeded).await;
@@ -245,7 +243,7 @@ async fn a_commit_approves_and_its_removal_takes_that_back() {
     repository.commit("approvals/kustomization.yaml", Some(&with(&[]))).await;
     repository
         .commit(
-            "requests/more-checkout.json",
+            "requests/more-checkout.yaml",
             Some(&json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "nothing-asked", "namespace": stage.name } })),
         )

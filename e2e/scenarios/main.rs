@@ -20,6 +20,7 @@ mod questions;
 mod releases;
 mod roles;
 mod stage;
+mod ttl;
 mod unclear;
 mod unready_policies;
 mod unstamped;
