@@ -38,7 +38,8 @@ async fn everybody_sees_what_waits_for_them() {
     assert!(!bob.contains("AGE") && bob.contains("One waits for others"), "{bob}");
     let all = stage.plugin("bob", &["list"]).unwrap();
     assert!(all.contains("1/2") && all.contains("approved"), "{all}");
-    let carol: Value = serde_json::from_str(&stage.plugin("carol", &["list", "--mine", "-o", "json"]).unwrap()).unwrap();
+    let carol: Value =
+        serde_json::from_str(&stage.plugin("carol", &["list", "--mine", "-o", "json"]).unwrap()).unwrap();
     assert_eq!(carol["items"][0]["metadata"]["name"], name.as_str());
     let shown = stage.plugin("carol", &["show", &name]).unwrap();
     assert!(shown.contains("1 of 2: 1 more needed") && shown.contains("may approve this plan"), "{shown}");
@@ -89,7 +90,8 @@ async fn the_history_answers_who_what_and_when() {
     stage.command(&command, CommandPhase::Succeeded).await;
     stage.plugin("bob", &["rollback", &name, "--yes"]).unwrap();
     stage.plugin("bob", &["wait", &name, "--for", "RolledBack", "--timeout", "90s"]).unwrap();
-    let history: Value = serde_json::from_str(&stage.plugin("bob", &["history", &name, "-o", "json"]).unwrap()).unwrap();
+    let history: Value =
+        serde_json::from_str(&stage.plugin("bob", &["history", &name, "-o", "json"]).unwrap()).unwrap();
     let entries = history.as_array().unwrap();
     let entry = |who: &str, what: &str| {
         entries

@@ -5,7 +5,7 @@ use super::policy::Policies;
 use super::proposals::Proposals;
 use super::provider::Providers;
 use crate::api::{AgentCommand, ExecutionPlan, ModelProvider};
-use crate::cluster::{Cluster, ClusterError, ListOptions};
+use crate::cluster::{Cluster, ClusterError, ListOptions, Prometheus};
 use crate::execute::{Signals, SnapshotError, SnapshotStore};
 use crate::plan::{Namespace, PlanError};
 use crate::telemetry::Metrics;
@@ -42,6 +42,8 @@ pub(super) struct Context {
     /// Digests of plans that this process assessed when it made them, so that they need no second look.
     pub assessed: Mutex<HashMap<String, Instant>>,
     pub failures: Failures,
+    /// Where metrics are asked for, if anywhere.
+    pub prometheus: Option<Prometheus>,
     pub borrowed: Borrowed,
     pub proposals: Proposals,
 }

@@ -8,7 +8,9 @@ use crate::api::{
     REQUEST_ANNOTATION, Risk, RiskLevel, SNAPSHOT_FINALIZER, set_condition,
 };
 use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms};
-use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching, can_be_put_back};
+use crate::execute::{
+    Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching, can_be_put_back, check_promised_metrics,
+};
 use crate::plan::policy::{Ruling, Verdict, still_demanded, stricter};
 use crate::plan::{
     Actor, Environments, PlanError, Reassessment, catalog_for, check_plan_rights, check_use, digest, reassess, validate,
@@ -142,6 +144,9 @@ async fn await_approval(
     }
     if let Err(invalid) = validate(&plan.spec) {
         return stop(plan, context, status, PlanPhase::Failed, "InvalidPlan", &invalid.to_string()).await;
+    }
+    if first_look && let Some(wrong) = check_promised_metrics(&plan.spec.steps, context.prometheus.as_ref()).await {
+        return stop(plan, context, status, PlanPhase::Failed, "InvalidPlan", &wrong).await;
     }
     // What somebody else wrote by hand, or what was made a while ago, is weighed afresh: a plan cannot call itself harmless.
     let fresh = context.was_assessed(&digest);
@@ -567,6 +572,7 @@ async fn drive(
         Fence::new(move || leadership.holds()),
         // Only the operator's own plans say who proposed them: the admission policies see to it.
         plan.spec.proposed_by.is_some(),
+        context.prometheus.clone(),
     );
     let (sender, receiver) = mpsc::unbounded_channel();
     let mut told = plan.clone();

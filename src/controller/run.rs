@@ -10,7 +10,7 @@ use crate::api::{
     AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, PlanPolicy, StepState,
     UndoState,
 };
-use crate::cluster::{Cluster, ClusterError, SHARED_WATCH_PAUSE, watch_backoff};
+use crate::cluster::{Cluster, ClusterError, Prometheus, SHARED_WATCH_PAUSE, watch_backoff};
 use crate::execute::SnapshotStore;
 use crate::telemetry::server::{self, Served, ServerError};
 use crate::telemetry::{Health, Metrics};
@@ -45,6 +45,8 @@ pub struct RunOptions {
     pub workers: u16,
     /// API groups whose servers behind the API server are trusted to carry out no dry run; `*` for every group.
     pub trusted_api_groups: Vec<String>,
+    /// The Prometheus that is asked about metrics, if there is one.
+    pub prometheus: Option<Prometheus>,
 }
 
 /// Why the operator stopped.
@@ -96,6 +98,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         written: Written::default(),
         assessed: Mutex::new(HashMap::new()),
         failures: Failures::default(),
+        prometheus: options.prometheus,
         borrowed: Borrowed::default(),
         proposals: Proposals::default(),
     });

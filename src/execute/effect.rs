@@ -4,9 +4,12 @@ use super::fence::Fence;
 use super::journal::{Action, Observation};
 use super::snapshot::{Snapshot, SnapshotError, SnapshotStore};
 use crate::api::{
-    FieldChange, MAX_STEP_MESSAGE, ObjectRef, OperationKind, ResourceId, Step, StepStatus, Verify, VerifyKind, shortened,
+    FieldChange, MAX_STEP_MESSAGE, ObjectRef, OperationKind, ResourceId, Step, StepStatus, Verify, VerifyKind,
+    shortened,
 };
-use crate::cluster::{Access, Catalog, Cluster, ClusterError, ResourceKind, WriteOptions, diff, redact, redact_text};
+use crate::cluster::{
+    Access, Catalog, Cluster, ClusterError, Prometheus, ResourceKind, WriteOptions, diff, redact, redact_text,
+};
 use crate::plan::PlanError;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -108,8 +111,9 @@ impl Effects {
         watching: Option<Watching>,
         fence: Fence,
         trusts_diffs: bool,
+        prometheus: Option<Prometheus>,
     ) -> Self {
-        Self { cluster, access, snapshots, plan_uid, watching, fence, trusts_diffs }
+        Self { cluster, access, snapshots, plan_uid, watching, fence, trusts_diffs, prometheus }
     }
 
     /// Carries out one action and reports what it found. Whatever goes wrong becomes an observation: errors that pass
@@ -390,10 +394,13 @@ impl Effects {
     }
 
     pub(super) fn verification(step: &Step) -> Verify {
-        step.verify.clone().unwrap_or_else(|| {
-            let gone = step.operation.delete.is_some() || step.operation.evict.is_some();
-            Verify { kind: if gone { VerifyKind::Absent } else { VerifyKind::Ready }, expression: None }
-        })
+        step.verify.clone().unwrap_or_else(|| Self::own_verification(step))
+    }
+
+    /// What is waited for where a step does not say.
+    pub(super) fn own_verification(step: &Step) -> Verify {
+        let gone = step.operation.delete.is_some() || step.operation.evict.is_some();
+        Verify { kind: if gone { VerifyKind::Absent } else { VerifyKind::Ready }, expression: None }
     }
 }
 
@@ -435,10 +442,7 @@ pub(super) fn refused(step: &str, message: String) -> Observation {
 /// Why nobody could tell whether the step got where it promised.
 fn checkable(step: &Step) -> Result<(), String> {
     let waits = step.operation.wait.as_ref().and_then(|wait| wait.expression.as_deref());
-    let verify = step.verify.as_ref();
-    if verify.is_some_and(|verify| verify.kind == VerifyKind::PromQL) {
-        return Err("verification by PromQL needs a metrics store, and none is configured".to_owned());
-    }
+    let verify = step.verify.as_ref().filter(|verify| verify.kind == VerifyKind::Expression);
     let promised = verify.and_then(|verify| verify.expression.as_deref());
     for expression in waits.into_iter().chain(promised) {
         check_syntax(expression).map_err(|error| error.to_string())?;
@@ -517,7 +521,7 @@ mod tests {
         };
         assert_eq!(checkable(&verified(VerifyKind::Expression, "object.status.ready == true")), Ok(()));
         assert!(checkable(&verified(VerifyKind::Expression, "object.status.")).is_err());
-        assert!(checkable(&verified(VerifyKind::PromQL, "up")).is_err());
+        assert_eq!(checkable(&verified(VerifyKind::PromQL, "sum by (job) (up)")), Ok(()), "not CEL");
     }
 
     #[test]

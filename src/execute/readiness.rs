@@ -3,6 +3,7 @@
 use super::condition::object_satisfies;
 use super::effect::{EffectError, Effects, Subject, Watching, refused, timeout};
 use super::journal::Observation;
+use super::promql::promised_metric;
 use crate::api::{ResourceId, Step, StepStatus, Verify, VerifyKind, Wait, WaitUntil};
 use crate::cluster::{ClusterError, Readiness, readiness, workload_failure};
 use futures::stream::{self, BoxStream};
@@ -41,9 +42,10 @@ impl Effects {
             }
             (VerifyKind::Expression, Some(expression)) => Goal::Expression(expression),
             (VerifyKind::Expression, None) => return failed("verify says Expression but has none".to_owned()),
-            (VerifyKind::PromQL, _) => {
-                return failed("verification by PromQL needs a metrics store, and none is configured".to_owned());
-            }
+            (VerifyKind::PromQL, _) => match Self::own_verification(step).kind {
+                VerifyKind::Absent => Goal::Absent { uid: entry.before.as_ref().and_then(|before| before.uid.clone()) },
+                _ => Goal::Ready,
+            },
         };
         let subject = match self.patiently(step, || async { Ok(self.subject(step, entry.clone()).await?) }).await {
             Ok(subject) => subject,
@@ -53,7 +55,15 @@ impl Effects {
             }
             Err(error) => return failed(error.to_string()),
         };
-        match self.reach(&subject, &goal, time_left(step, entry, jiff::Timestamp::now())).await {
+        let reached = self.reach(&subject, &goal, time_left(step, entry, jiff::Timestamp::now())).await;
+        let reached = match (reached, promised_metric(step)) {
+            // Metrics of what is not ready yet would say little.
+            (Ok(_), Some(expression)) => {
+                self.reach_metric(expression, time_left(step, entry, jiff::Timestamp::now())).await
+            }
+            (reached, _) => reached,
+        };
+        match reached {
             Ok(message) => Observation::Verified { step: id, message },
             Err(message) => failed(message),
         }
@@ -195,7 +205,8 @@ impl Effects {
         });
         let mut watches = futures::stream::FuturesUnordered::new();
         for step in watched(steps, entries) {
-            watches.push(self.degradation(step));
+            watches.push(self.degradation(step).boxed());
+            watches.extend(promised_metric(step).map(|expression| self.metric_degradation(expression).boxed()));
         }
         let degraded = async {
             while let Some(found) = watches.next().await {

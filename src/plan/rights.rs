@@ -95,7 +95,9 @@ pub async fn check_plan_rights(
     account: &Actor,
     spec: &ExecutionPlanSpec,
 ) -> Result<(), PlanError> {
-    check_rights(cluster, std::slice::from_ref(requester), &needed_rights(catalog, spec)?).await?;
+    let mut of_requester = needed_rights(catalog, spec)?;
+    of_requester.extend(rights_to_grant(spec));
+    check_rights(cluster, std::slice::from_ref(requester), &of_requester).await?;
     check_rights(cluster, std::slice::from_ref(account), &untried_rights(catalog, spec)?).await
 }
 
@@ -106,6 +108,45 @@ pub async fn check_plan_rights(
 pub fn needed_rights(catalog: &Catalog, spec: &ExecutionPlanSpec) -> Result<Vec<Asked>, PlanError> {
     rights_of_all(catalog, spec.steps.iter())
 }
+
+/// What only whoever asked is asked about: whoever changes roles and bindings gives rights away. The API server holds the
+/// service account to what it has itself; without the same for the requester, an account with more rights would be their
+/// ladder (<https://kubernetes.io/docs/reference/access-authn-authz/rbac/#privilege-escalation-prevention-and-bootstrapping>).
+fn rights_to_grant(spec: &ExecutionPlanSpec) -> Vec<Asked> {
+    let mut seen = BTreeSet::new();
+    let mut rights = Vec::new();
+    for operation in spec.steps.iter().map(|step| &step.operation).filter(|operation| operation.delete.is_none()) {
+        let Ok(Some(target)) = operation.target() else { continue };
+        if target.group() != RBAC_GROUP {
+            continue;
+        }
+        let on = |verb: &str, role_kind: &str, name: Option<String>, namespace: Option<String>| Asked {
+            verb: verb.to_owned(),
+            group: RBAC_GROUP.to_owned(),
+            resource: if role_kind == "Role" { "roles" } else { "clusterroles" }.to_owned(),
+            subresource: None,
+            namespace,
+            name,
+        };
+        let manifest = operation.apply.as_ref().map(|apply| &apply.manifest);
+        let role = |field: &str| manifest?.pointer(&format!("/roleRef/{field}"))?.as_str().map(str::to_owned);
+        let namespace = target.namespace.clone();
+        let right = match target.kind.as_str() {
+            "Role" => on("escalate", "Role", Some(target.name.clone()), namespace),
+            "ClusterRole" => on("escalate", "ClusterRole", Some(target.name.clone()), None),
+            // A patch does not say which role the binding is for; then it takes the right to bind any.
+            "RoleBinding" => on("bind", role("kind").as_deref().unwrap_or("ClusterRole"), role("name"), namespace),
+            "ClusterRoleBinding" => on("bind", "ClusterRole", role("name"), None),
+            _ => continue,
+        };
+        if seen.insert(right.to_string()) {
+            rights.push(right);
+        }
+    }
+    rights
+}
+
+const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 
 /// The rights that no dry run has shown: of steps that only read, and of those that may build on an earlier one.
 fn untried_rights(catalog: &Catalog, spec: &ExecutionPlanSpec) -> Result<Vec<Asked>, PlanError> {
@@ -364,6 +405,42 @@ mod tests {
         ] {
             assert_eq!(words(&needed_rights(&catalog(), &spec(vec![step(operation)])).unwrap()), needs);
         }
+    }
+
+    #[test]
+    fn whoever_asks_for_roles_and_bindings_must_be_allowed_to_give_them() {
+        let rbac = |kind: &str, more: Value| {
+            let mut manifest = json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,
+                "metadata": { "name": "x", "namespace": "shop" } });
+            manifest.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            step(Operation::apply(manifest))
+        };
+        let role_ref = |kind: &str| json!({ "roleRef": { "kind": kind, "name": "deployers" } });
+        let binding = object("rbac.authorization.k8s.io/v1", "RoleBinding");
+        for (step, needs) in [
+            (rbac("Role", json!({})), "escalate roles.rbac.authorization.k8s.io named x in namespace shop"),
+            (rbac("ClusterRole", json!({})), "escalate clusterroles.rbac.authorization.k8s.io named x"),
+            (
+                rbac("RoleBinding", role_ref("Role")),
+                "bind roles.rbac.authorization.k8s.io named deployers in namespace shop",
+            ),
+            (
+                rbac("RoleBinding", role_ref("ClusterRole")),
+                "bind clusterroles.rbac.authorization.k8s.io named deployers in namespace shop",
+            ),
+            (
+                rbac("ClusterRoleBinding", role_ref("ClusterRole")),
+                "bind clusterroles.rbac.authorization.k8s.io named deployers",
+            ),
+            (
+                step(Operation::merge_patch(binding.clone(), json!({ "subjects": [] }))),
+                "bind clusterroles.rbac.authorization.k8s.io in namespace shop",
+            ),
+        ] {
+            assert_eq!(words(&rights_to_grant(&spec(vec![step]))), [needs]);
+        }
+        assert!(rights_to_grant(&spec(vec![step(Operation::delete(binding))])).is_empty());
+        assert!(rights_to_grant(&spec(vec![step(Operation::delete(object("v1", "Pod")))])).is_empty());
     }
 
     #[test]
