@@ -36,6 +36,8 @@ pub struct Effects {
     pub(super) watching: Option<Watching>,
     pub(super) fence: Fence,
     trusts_diffs: bool,
+    /// Where metrics are asked for, if anywhere.
+    pub(super) prometheus: Option<Prometheus>,
 }
 
 /// The time of watching after the last step.

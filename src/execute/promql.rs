@@ -21,7 +21,7 @@ pub fn promised_metric(step: &Step) -> Option<&str> {
 impl Effects {
     /// Waits until the expression holds: what was found, or why not.
     pub(super) async fn reach_metric(&self, expression: &str, within: Duration) -> Result<String, String> {
-        let prometheus = self.prometheus()?;
+        let prometheus = self.metrics()?;
         let mut last = "nothing was asked".to_owned();
         let asked = async {
             loop {
@@ -42,7 +42,7 @@ impl Effects {
 
     /// Resolves when the expression has ceased to hold. That nobody can tell is no degradation.
     pub(super) async fn metric_degradation(&self, expression: &str) -> Option<String> {
-        let prometheus = self.prometheus().ok()?;
+        let prometheus = self.metrics().ok()?;
         loop {
             tokio::time::sleep(PAUSE).await;
             match prometheus.check(expression).await {
@@ -53,7 +53,7 @@ impl Effects {
         }
     }
 
-    fn prometheus(&self) -> Result<&Prometheus, String> {
+    fn metrics(&self) -> Result<&Prometheus, String> {
         self.prometheus.as_ref().ok_or_else(|| NOT_CONFIGURED.to_owned())
     }
 }
