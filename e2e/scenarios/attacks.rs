@@ -691,8 +691,9 @@ async fn policies_that_cannot_be_read() {
     }
     replace(&blind);
     // A watch that is open stays open.
+    stage.cluster.control(&["operator", "stop"]).unwrap();
     let cluster = stage.cluster.clone();
-    let restarted = tokio::task::spawn_blocking(move || cluster.control(&["operator", "restart"]));
+    let started = tokio::task::spawn_blocking(move || cluster.control(&["operator", "start"]));
     let command = stage.ask("scale checkout to 5").await;
     let held_up = |command: &AgentCommand| {
         let conditions = command.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
@@ -705,7 +706,7 @@ async fn policies_that_cannot_be_read() {
     assert_eq!((stalled.phase, stalled.plan), (Some(CommandPhase::Interpreting), None));
     replace(&role);
     // It is not ready before.
-    restarted.await.unwrap().unwrap();
+    started.await.unwrap().unwrap();
     stage.command(&command, CommandPhase::Succeeded).await;
     assert_eq!(stage.field("deployment/checkout", "{.spec.replicas}"), "5");
 }

@@ -23,8 +23,11 @@ const ANSWER_LIFETIME: Duration = Duration::from_secs(300);
 /// What was found out about approvals by service accounts, by the uids of plan and approval.
 #[derive(Default)]
 pub(super) struct Borrowed {
-    answers: Mutex<HashMap<(String, String), (Instant, Option<String>)>>,
+    answers: Mutex<HashMap<(String, String), Answer>>,
 }
+
+/// When it was found out, and what there is against the approval.
+type Answer = (Instant, Option<String>);
 
 impl Borrowed {
     fn known(&self, key: &(String, String)) -> Option<Option<String>> {

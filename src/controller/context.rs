@@ -197,9 +197,8 @@ impl Error {
     /// One word for conditions and events.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Api { .. } => "ClusterUnavailable",
             Self::Cluster(error) if error.is_forbidden() => "Forbidden",
-            Self::Cluster(_) => "ClusterUnavailable",
+            Self::Api { .. } | Self::Cluster(_) => "ClusterUnavailable",
             Self::Plan(error) => error.reason(),
             Self::Snapshot(_) => "SnapshotFailed",
             Self::PoliciesUnread(_) => "PoliciesUnread",
