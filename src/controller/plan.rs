@@ -10,7 +10,8 @@ use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms, judge
 use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching};
 use crate::plan::policy::{Ruling, Verdict};
 use crate::plan::{
-    Actor, Environments, PlanError, catalog_for, check_plan_rights, check_use, digest, regrounded_risk, validate,
+    Actor, Environments, PlanError, catalog_for, check_plan_rights, check_use, digest, needs_record_dropped,
+    regrounded_risk, validate,
 };
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -382,18 +383,26 @@ async fn stop(
 async fn write(plan: &ExecutionPlan, context: &Context, status: ExecutionPlanStatus) -> Result<(), Error> {
     let mut updated = plan.clone();
     updated.status = Some(status);
-    updated.drop_managed_fields();
     let written = plans(plan, context).replace_status(&plan.name_any(), &PostParams::default(), &updated).await;
     written.map(|_| ()).map_err(while_doing("writing the plan's status"))
 }
 
 async fn ensure_finalizer(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
-    if plan.finalizers().iter().any(|finalizer| finalizer == SNAPSHOT_FINALIZER) {
+    let has_it = plan.finalizers().iter().any(|finalizer| finalizer == SNAPSHOT_FINALIZER);
+    // Who wrote which field says nothing about a spec that never changes, and would take the room of a large journal.
+    let drops_record = !plan.managed_fields().is_empty() && needs_record_dropped(&plan.spec);
+    if has_it && !drops_record {
         return Ok(());
     }
     let mut finalizers = plan.finalizers().to_vec();
-    finalizers.push(SNAPSHOT_FINALIZER.to_owned());
-    let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": plan.resource_version() } });
+    if !has_it {
+        finalizers.push(SNAPSHOT_FINALIZER.to_owned());
+    }
+    let mut patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": plan.resource_version() } });
+    if drops_record {
+        // The form in which the API server takes it.
+        patch["metadata"]["managedFields"] = json!([{}]);
+    }
     let patched = plans(plan, context).patch(&plan.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
     patched.map(|_| ()).map_err(while_doing("setting the plan's finalizer"))
 }
