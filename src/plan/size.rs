@@ -201,8 +201,8 @@ mod tests {
     /// The journal of a plan in which everything went as wrong as it can.
     fn worst(spec: &ExecutionPlanSpec) -> ExecutionPlanStatus {
         let words = "<the server said \"no\" & more>\u{1}".repeat(60);
-        let mut status = ExecutionPlanStatus::default();
-        status.steps = spec.steps.iter().map(longest_entry).collect();
+        let steps = spec.steps.iter().map(longest_entry).collect();
+        let mut status = ExecutionPlanStatus { steps, ..ExecutionPlanStatus::default() };
         for entry in &mut status.steps {
             entry.message = Some(shortened(&words, MAX_STEP_MESSAGE).into_owned());
             entry.undo.as_mut().unwrap().message.clone_from(&entry.message);
