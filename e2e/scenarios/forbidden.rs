@@ -1,4 +1,4 @@
-//! What no plan does, whoever asks and approves.
+//! What no plan does, whoever asks and approves. It is refused before anybody's rights are asked about.
 
 use crate::stage::{OPERATOR_NAMESPACE, Stage};
 use countersign::api::{CommandPhase, PlanApproval, PlanPhase, RiskLevel};
@@ -23,7 +23,6 @@ fn step(operation: Value) -> Value {
 #[tokio::test]
 async fn a_plan_that_approves_a_plan() {
     let stage = Stage::set().await;
-    stage.allow(&json!([{ "apiGroups": ["countersign.dev"], "resources": ["*"], "verbs": ["*"] }]));
     let approval = json!({ "apiVersion": "countersign.dev/v1alpha1", "kind": "PlanApproval",
         "metadata": { "name": "yes", "namespace": stage.name },
         "spec": { "plan": "reach", "digest": format!("sha256:{}", "0".repeat(64)), "decision": "Approve" } });
@@ -35,7 +34,6 @@ async fn a_plan_that_approves_a_plan() {
 #[tokio::test]
 async fn a_plan_that_gives_its_own_account_more() {
     let stage = Stage::set().await;
-    stage.allow(&json!([{ "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["*"], "verbs": ["*"] }]));
     let binding = json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
         "metadata": { "name": "more", "namespace": stage.name },
         "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
@@ -47,7 +45,6 @@ async fn a_plan_that_gives_its_own_account_more() {
 #[tokio::test]
 async fn a_plan_in_the_operators_own_namespace() {
     let stage = Stage::set().await;
-    stage.allow(&json!([{ "apiGroups": [""], "resources": ["configmaps"], "verbs": ["*"] }]));
     let target = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "x", "namespace": OPERATOR_NAMESPACE } });
     ends(&stage, &[step(json!({ "apply": { "manifest": target } }))], &[OPERATOR_NAMESPACE, "own namespace"]).await;
 }
@@ -55,7 +52,6 @@ async fn a_plan_in_the_operators_own_namespace() {
 #[tokio::test]
 async fn a_namespace_on_what_belongs_to_the_whole_cluster() {
     let stage = Stage::for_tests().await;
-    stage.allow(&json!([{ "apiGroups": [""], "resources": ["namespaces"], "verbs": ["*"] }]));
     let target = json!({ "apiVersion": "v1", "kind": "Namespace", "namespace": stage.name, "name": "kube-public" });
     ends(&stage, &[step(json!({ "delete": { "target": target } }))], &["kube-public", "in no namespace"]).await;
 }
@@ -98,7 +94,6 @@ async fn a_kind_that_another_server_answers() {
                       "service": { "namespace": stage.name, "name": "nobody" } } }),
     ]);
     stage.kubectl("admin", &["wait", "--for=condition=Established", &format!("crd/plants.{group}")], None).unwrap();
-    stage.allow(&json!([{ "apiGroups": [group], "resources": ["*"], "verbs": ["*"] }]));
     let plant = json!({ "apiVersion": format!("{group}/v1"), "kind": "Plant", "metadata": { "name": "fern", "namespace": stage.name }, "spec": {} });
     stage
         .eventually("plants are served", async || {

@@ -1,5 +1,5 @@
 use super::{Decision, Operation, Requester, ResourceId, Risk, rules, schema};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::core::Duration;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -89,14 +89,6 @@ pub struct ExecutionPlanSpec {
     /// The steps.
     #[schemars(length(min = 1, max = 5000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
     pub steps: Vec<Step>,
-}
-
-impl ExecutionPlan {
-    /// Asks the API server, with the next write, to drop the record of who wrote which field: it says nothing about a spec
-    /// that never changes, and takes the room that the journal of a large plan needs.
-    pub fn drop_managed_fields(&mut self) {
-        self.metadata.managed_fields = Some(vec![ManagedFieldsEntry::default()]);
-    }
 }
 
 /// The command that a plan answers.

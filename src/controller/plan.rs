@@ -13,7 +13,8 @@ use crate::execute::{
 };
 use crate::plan::policy::{Ruling, Verdict, still_demanded, stricter};
 use crate::plan::{
-    Actor, Environments, PlanError, Reassessment, catalog_for, check_plan_rights, check_use, digest, reassess, validate,
+    Actor, Environments, PlanError, Reassessment, catalog_for, check_plan_rights, check_use, digest,
+    needs_record_dropped, reassess, validate,
 };
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -110,8 +111,8 @@ async fn await_approval(
     signals: Signals,
 ) -> Result<Action, Error> {
     // Before the digest can be read, and approved: the finalizer sees to it that approvals go when the plan goes.
-    if !has_finalizer(plan) {
-        set_finalizer(plan, context).await?;
+    if !is_prepared(plan) {
+        prepare(plan, context).await?;
         return Ok(Action::await_change());
     }
     let before = status.clone();
@@ -430,20 +431,36 @@ async fn stop(
 async fn write(plan: &ExecutionPlan, context: &Context, status: ExecutionPlanStatus) -> Result<(), Error> {
     let mut updated = plan.clone();
     updated.status = Some(status);
-    updated.drop_managed_fields();
     let written = plans(plan, context).replace_status(&plan.name_any(), &PostParams::default(), &updated).await;
     context.written.note(&written.map_err(while_doing("writing the plan's status"))?.metadata);
     Ok(())
+}
+
+/// Whether the plan has what it needs before anybody may approve it: the finalizer, and room for its journal.
+fn is_prepared(plan: &ExecutionPlan) -> bool {
+    has_finalizer(plan) && !holds_record(plan)
 }
 
 fn has_finalizer(plan: &ExecutionPlan) -> bool {
     plan.finalizers().iter().any(|finalizer| finalizer == SNAPSHOT_FINALIZER)
 }
 
-async fn set_finalizer(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
+/// Who wrote which field says nothing about a spec that never changes, and would take the room of a large journal.
+fn holds_record(plan: &ExecutionPlan) -> bool {
+    !plan.managed_fields().is_empty() && needs_record_dropped(&plan.spec)
+}
+
+async fn prepare(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
+    let (has_it, drops_record) = (has_finalizer(plan), holds_record(plan));
     let mut finalizers = plan.finalizers().to_vec();
-    finalizers.push(SNAPSHOT_FINALIZER.to_owned());
-    let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": plan.resource_version() } });
+    if !has_it {
+        finalizers.push(SNAPSHOT_FINALIZER.to_owned());
+    }
+    let mut patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": plan.resource_version() } });
+    if drops_record {
+        // The form in which the API server takes it.
+        patch["metadata"]["managedFields"] = json!([{}]);
+    }
     let patched = plans(plan, context).patch(&plan.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
     patched.map(|_| ()).map_err(while_doing("setting the plan's finalizer"))
 }

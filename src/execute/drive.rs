@@ -192,7 +192,6 @@ impl Driver {
         let mut last = self.plan.status.clone();
         for _ in 0..MAX_CONFLICTS {
             self.plan.status = Some(self.status.clone());
-            self.plan.drop_managed_fields();
             let written = self.replace(&name).await;
             match written {
                 Ok(plan) => {

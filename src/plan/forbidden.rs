@@ -175,6 +175,7 @@ mod tests {
         object("apps/v1", "Deployment", "checkout")
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "rows of a table read better without references")]
     fn json_patch(target: ObjectRef, operation: Value) -> Operation {
         Operation::json_patch(target, json!([operation]))
     }
@@ -183,6 +184,7 @@ mod tests {
         Operation::patch(target, Some(name), PatchType::Merge, json!({ "spec": {} }))
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "rows of a table read better without references")]
     fn manifest(api_version: &str, kind: &str, more: Value) -> Operation {
         let mut manifest =
             json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": "x", "namespace": "shop" } });

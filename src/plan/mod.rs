@@ -27,7 +27,7 @@ pub use ground::{Grounded, Reassessment, ground, reassess};
 pub use policy::approvals_required;
 pub use resolve::Resolver;
 pub use rights::{Actor, catalog_for, check_plan_rights, check_use, needed_rights};
-pub use size::fit_messages;
+pub use size::{fit_messages, needs_record_dropped};
 pub use validate::{InvalidPlan, validate};
 
 use crate::cluster::ClusterError;

@@ -38,7 +38,8 @@ pub fn fit_messages(spec: &ExecutionPlanSpec, status: &mut ExecutionPlanStatus) 
         return;
     }
     let others = stored_size(spec) + stored_size(&status.steps) - all;
-    let room = MAX_BYTES.saturating_sub(others);
+    let record = if needs_record_dropped(spec) { 0 } else { record_size(spec) };
+    let room = MAX_BYTES.saturating_sub(others + record);
     if all <= room {
         return;
     }
@@ -73,11 +74,23 @@ fn level(lengths: &[usize], room: usize) -> usize {
 }
 
 /// The most that a plan will ever take: when it is created, with the record of who wrote which field, or when everything
-/// was carried out and put back again. The operator drops that record with its first write.
+/// was carried out and put back again. Where both do not fit together, the record is dropped before the first step.
 fn most_bytes(spec: &ExecutionPlanSpec) -> usize {
-    let journal: usize = spec.steps.iter().map(|step| stored_size(&longest_entry(step)) + 1).sum();
-    let tracked = serde_json::to_value(spec).map_or(0, |value| tracked_size(&value));
-    stored_size(spec) + journal.max(tracked)
+    stored_size(spec) + journal_size(spec).max(record_size(spec))
+}
+
+/// Whether the record of who wrote which field (`managedFields`) would take room that the journal may need.
+#[must_use]
+pub fn needs_record_dropped(spec: &ExecutionPlanSpec) -> bool {
+    stored_size(spec) + journal_size(spec) + record_size(spec) > MAX_BYTES
+}
+
+fn journal_size(spec: &ExecutionPlanSpec) -> usize {
+    spec.steps.iter().map(|step| stored_size(&longest_entry(step)) + 1).sum()
+}
+
+fn record_size(spec: &ExecutionPlanSpec) -> usize {
+    serde_json::to_value(spec).map_or(0, |value| tracked_size(&value))
 }
 
 /// The longest entry that a step can get, but for messages that need more than their guaranteed room.
@@ -188,8 +201,8 @@ mod tests {
     /// The journal of a plan in which everything went as wrong as it can.
     fn worst(spec: &ExecutionPlanSpec) -> ExecutionPlanStatus {
         let words = "<the server said \"no\" & more>\u{1}".repeat(60);
-        let mut status = ExecutionPlanStatus::default();
-        status.steps = spec.steps.iter().map(longest_entry).collect();
+        let steps = spec.steps.iter().map(longest_entry).collect();
+        let mut status = ExecutionPlanStatus { steps, ..ExecutionPlanStatus::default() };
         for entry in &mut status.steps {
             entry.message = Some(shortened(&words, MAX_STEP_MESSAGE).into_owned());
             entry.undo.as_mut().unwrap().message.clone_from(&entry.message);
@@ -201,6 +214,7 @@ mod tests {
     fn a_thousand_small_steps_fit_whatever_happens() {
         let spec = plan(1000);
         assert_eq!(check_size(&spec), Ok(()), "{} bytes", most_bytes(&spec));
+        assert!(needs_record_dropped(&spec) && !needs_record_dropped(&plan(100)));
         let mut status = worst(&spec);
         assert!(stored_size(&spec) + stored_size(&status.steps) > ETCD_LIMIT);
         fit_messages(&spec, &mut status);
