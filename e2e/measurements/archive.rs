@@ -39,7 +39,7 @@ pub async fn fill(stage: &Stage, command: &str, count: usize) {
     futures::stream::iter(transactions).buffer_unordered(4).for_each(async |_| ()).await;
     let commands: Api<AgentCommand> = stage.api();
     loop {
-        let page = commands.list_metadata(&ListParams::default().limit(1).match_any()).await.unwrap();
+        let page = commands.list_metadata(&ListParams::default().limit(1)).await.unwrap();
         let more = page.metadata.remaining_item_count.unwrap_or(0);
         if usize::try_from(more).unwrap_or(0) + page.items.len() > count {
             break;

@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 
 /// What each call is for. What is not in here shows up as unexplained.
 const WHY: [(&str, &str, &str); 17] = [
-    ("get", "configmaps", "the live object, for the diff; and again before the mutation, for the precondition"),
+    ("get", "configmaps", "is the name free; the diff's base; the precondition, right before the mutation"),
     ("patch dry-run", "configmaps", "what would change, as the API server sees it; refused where the account may not"),
     ("patch", "configmaps", "the change itself"),
-    ("watch", "configmaps", "verify: waits until the object is as promised"),
+    ("list", "configmaps", "verify: the object alone, and a watch from there on where it is not ready yet"),
     ("create", "subjectaccessreviews", "may whoever asked use the account, and do this; may the account"),
     ("create", "executionplans", "the plan"),
     ("update", "executionplans/status", "the journal: approved, running, done"),
-    ("patch", "executionplans", "the label of finished plans, so that watches leave it out"),
+    ("patch", "executionplans", "the label of finished plans, so that watches leave them out"),
     ("update", "agentcommands/status", "where the command stands, for whoever asked"),
     ("patch", "agentcommands", "the label of finished commands"),
     ("patch", "secrets", "the snapshot, before the mutation"),

@@ -58,12 +58,15 @@ impl Process {
         rest.split_whitespace().nth(field - 2).and_then(|word| word.parse().ok()).unwrap_or_default()
     }
 
-    /// Waits until it has nothing more to do.
+    /// Waits until it has had nothing to do for a while: longer than a busy API server takes for an answer.
     pub async fn rests(self) {
+        let mut quiet = 0;
         for _ in 0..120 {
             let before = self.processor_time();
             tokio::time::sleep(Duration::from_secs(2)).await;
-            if self.processor_time().saturating_sub(before) < Duration::from_millis(8) {
+            let worked = self.processor_time().saturating_sub(before) > Duration::from_millis(8);
+            quiet = if worked { 0 } else { quiet + 1 };
+            if quiet == 5 {
                 return;
             }
         }

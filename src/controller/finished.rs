@@ -11,11 +11,12 @@ use crate::api::{AgentCommand, CommandPhase, ExecutionPlan, FINISHED_LABEL, REQU
 use crate::cluster::{WATCH_PAUSE, watch_backoff};
 use crate::execute::can_be_put_back;
 use futures::StreamExt;
+use kube::Resource;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{Config, watcher};
-use kube::{Resource, ResourceExt};
+use kube::runtime::watcher::InitialListStrategy::{ListWatch, StreamingList};
+use kube::runtime::watcher::{self, Config, watcher};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Debug;
@@ -40,26 +41,44 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     F: AsyncFn(&ObjectMeta) -> Result<(), Error>,
 {
-    let objects: Api<PartialObjectMeta<K>> = Api::all(context.cluster.watching_client());
-    let finished = watcher(objects, Config::default().labels(FINISHED_LABEL))
-        .backoff(watch_backoff(WATCH_PAUSE))
-        .applied_objects();
-    let mut finished = std::pin::pin!(finished);
-    while let Some(seen) = finished.next().await {
-        // The watcher has taken itself up again already; what failed was logged by it.
-        let Ok(object) = seen else { continue };
-        let mut pause = Duration::from_millis(200);
-        for attempt in 1..=TRIES {
-            match handle(&object.metadata).await {
-                Ok(()) => break,
-                Err(error) if error.is_outdated() || error.is_gone() => break,
-                Err(error) if attempt == TRIES => {
-                    tracing::warn!(name = object.name_any(), %error, "a finished object could not be looked after");
-                }
-                Err(_) => {
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
-                }
+    // One after the other from the server's cache, so that what is stored is in memory neither here nor there.
+    let mut config = Config::default().labels(FINISHED_LABEL).streaming_lists();
+    loop {
+        let objects: Api<PartialObjectMeta<K>> = Api::all(context.cluster.watching_client());
+        let finished = watcher(objects, config.clone()).backoff(watch_backoff(WATCH_PAUSE));
+        let mut finished = std::pin::pin!(finished.applied_objects());
+        while let Some(seen) = finished.next().await {
+            match seen {
+                Ok(object) => look_after(&object.metadata, &handle).await,
+                Err(error) if config.initial_list_strategy == StreamingList && knows_no_streaming(&error) => break,
+                // The watcher has taken itself up again already; what failed was logged by it.
+                Err(_) => {}
+            }
+        }
+        config.initial_list_strategy = ListWatch;
+    }
+}
+
+/// Whether the API server is one that does not stream lists (before Kubernetes 1.34, or by configuration).
+fn knows_no_streaming(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)) = error else {
+        return false;
+    };
+    matches!(error, kube::Error::Api(status) if status.code == 422)
+}
+
+async fn look_after(meta: &ObjectMeta, handle: impl AsyncFn(&ObjectMeta) -> Result<(), Error>) {
+    let mut pause = Duration::from_millis(200);
+    for attempt in 1..=TRIES {
+        match handle(meta).await {
+            Ok(()) => break,
+            Err(error) if error.is_outdated() || error.is_gone() => break,
+            Err(error) if attempt == TRIES => {
+                tracing::warn!(name = meta.name, %error, "a finished object could not be looked after");
+            }
+            Err(_) => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
             }
         }
     }
