@@ -10,7 +10,7 @@ use tower::retry::{Policy, Retry};
 const TRIES: u32 = 6;
 /// The first pause between two tries; each further one doubles it, and a random part of it is waited.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// No try begins later than this after the first: whoever asks has patience of their own.
+/// No try begins later than this after the first failed: whoever asks has patience of their own.
 const WINDOW: Duration = Duration::from_secs(15);
 
 /// A client that makes calls again.
@@ -71,7 +71,6 @@ impl<B> Policy<Request<Body>, Response<B>, kube::Error> for Again {
     }
 
     fn clone_request(&mut self, request: &Request<Body>) -> Option<Request<Body>> {
-        self.begun.get_or_insert_with(Instant::now);
         let mut copy = Request::new(request.body().try_clone()?);
         *copy.method_mut() = request.method().clone();
         *copy.uri_mut() = request.uri().clone();
@@ -99,6 +98,7 @@ fn retry_after<B>(answer: &Response<B>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::Ordering::SeqCst;
 
     #[test]
     fn only_what_changes_nothing_is_made_again() {
@@ -119,6 +119,28 @@ mod tests {
         assert!(!again(true, 403) && !again(true, 404) && !again(true, 409));
         assert!(Again::new().pause(true, None, None).is_some(), "the connection broke");
         assert!(Again::new().pause(false, None, None).is_none(), "it may have landed");
+    }
+
+    #[tokio::test]
+    async fn every_call_has_its_own_patience() {
+        let left = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let server = {
+            let left = left.clone();
+            tower::service_fn(move |_: Request<Body>| {
+                let fails = left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
+                let answer = Response::builder().status(if fails { 500 } else { 200 }).body(Body::empty());
+                async move { Ok::<_, kube::Error>(answer.unwrap()) }
+            })
+        };
+        let mut calls = Retry::new(Again::new(), server);
+        for _ in 0..TRIES {
+            left.store(2, SeqCst);
+            let answer = tower::Service::call(&mut calls, Request::new(Body::empty())).await.unwrap();
+            assert_eq!(answer.status(), 200);
+        }
+        let mut policy = Again::new();
+        policy.clone_request(&Request::new(Body::empty()));
+        assert!(policy.begun.is_none(), "the policy that all calls are copied from keeps no time");
     }
 
     #[test]
