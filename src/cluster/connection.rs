@@ -1,5 +1,6 @@
+use super::again::{self, Line};
 use super::request::{JSON, REQUEST_TIMEOUT, Request};
-use super::{Access, Catalog, ClusterError, again, discovery};
+use super::{Access, Catalog, ClusterError, discovery};
 use http::{HeaderValue, Method, header};
 use serde_json::{Value, json};
 use std::fmt;
@@ -24,6 +25,7 @@ struct Inner {
     client: kube::Client,
     watching: kube::Client,
     operator: Access,
+    line: Line,
     accounts: Mutex<Accounts>,
     catalog: tokio::sync::Mutex<Option<(Instant, Arc<Catalog>)>>,
 }
@@ -76,8 +78,9 @@ impl Cluster {
     /// # Errors
     /// When the credentials or certificates of the configuration cannot be used.
     pub fn new(config: kube::Config) -> Result<Self, ClusterError> {
+        let line = Line::default();
         let connected = |config: kube::Config| {
-            again::client(config)
+            again::client(config, &line)
                 .map_err(|error| ClusterError::setup("set up the connection to the cluster", "the operator", &error))
         };
         let mut calling = config.clone();
@@ -86,9 +89,9 @@ impl Cluster {
         calling.reset_reader_on_write = true;
         let client = connected(calling)?;
         let watching = connected(config.clone())?;
-        let operator = Access::connect(&config, "the operator")?;
+        let operator = Access::connect(&config, "the operator", &line)?;
         let (accounts, catalog) = (Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { config, client, watching, operator, accounts, catalog }) })
+        Ok(Self { inner: Arc::new(Inner { config, client, watching, operator, line, accounts, catalog }) })
     }
 
     /// The cluster of the kubeconfig, or the one that this process runs in. `replica` is told to the API server with every
@@ -116,6 +119,12 @@ impl Cluster {
     #[must_use]
     pub fn watching_client(&self) -> kube::Client {
         self.inner.watching.clone()
+    }
+
+    /// From now on no client of this cluster sends a write unless `may_write` says so right then: the last look of a
+    /// replica that was frozen and wakes up. The Lease itself is exempt.
+    pub fn guard(&self, may_write: impl Fn() -> bool + Send + Sync + 'static) {
+        self.inner.line.guard(may_write);
     }
 
     /// Acts as the operator itself.
@@ -149,7 +158,7 @@ impl Cluster {
         config.auth_info.impersonate_groups = None;
         config.auth_info.impersonate_uid = None;
         config.auth_info.impersonate_user_extra = None;
-        let access = Access::connect(&config, &username)?;
+        let access = Access::connect(&config, &username, &self.inner.line)?;
         accounts.insert(username, access.clone());
         Ok(access)
     }
