@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 /// Marks the second of two equal requests in the API server's audit log.
 pub const REPEATED: &str = "repeated-by-the-proxy";
 /// How long a call stays without any answer before it is cut.
-const SILENCE: Duration = Duration::from_secs(8);
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// What can happen to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -227,7 +227,7 @@ async fn answer(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Respons
         }
         Some(Fault::Repeated) => inner.twice(&call).await?,
         Some(Fault::Late) => {
-            tokio::time::sleep(inner.between(&call, 200, 3000)).await;
+            tokio::time::sleep(inner.between(&call, 100, 1500)).await;
             inner.forward(&call, false).await?
         }
     };

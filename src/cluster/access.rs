@@ -1,3 +1,4 @@
+use super::again::{Line, client};
 use super::error::Attempt;
 use super::request::{Location, Request};
 use super::{ClusterError, ResourceKind};
@@ -45,8 +46,8 @@ pub struct EventLine {
 }
 
 impl Access {
-    pub(super) fn connect(config: &kube::Config, identity: &str) -> Result<Self, ClusterError> {
-        let client = super::again::client(config.clone())
+    pub(super) fn connect(config: &kube::Config, identity: &str, line: &Line) -> Result<Self, ClusterError> {
+        let client = client(config.clone(), line)
             .map_err(|error| ClusterError::setup("set up the connection to the cluster", identity, &error))?;
         Ok(Self { client, identity: identity.into() })
     }

@@ -1,5 +1,6 @@
+use super::again::{self, Line};
 use super::request::{JSON, REQUEST_TIMEOUT, Request};
-use super::{Access, Catalog, ClusterError, again, discovery};
+use super::{Access, Catalog, ClusterError, discovery};
 use http::{HeaderValue, Method, header};
 use serde_json::{Value, json};
 use std::fmt;
@@ -24,6 +25,7 @@ struct Inner {
     client: kube::Client,
     watching: kube::Client,
     operator: Access,
+    line: Line,
     accounts: Mutex<Accounts>,
     catalog: tokio::sync::Mutex<Option<(Instant, Arc<Catalog>)>>,
     trusted_groups: Vec<String>,
@@ -86,8 +88,9 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::new`].
     pub fn trusting(config: kube::Config, trusted_groups: Vec<String>) -> Result<Self, ClusterError> {
+        let line = Line::default();
         let connected = |config: kube::Config| {
-            again::client(config)
+            again::client(config, &line)
                 .map_err(|error| ClusterError::setup("set up the connection to the cluster", "the operator", &error))
         };
         let mut calling = config.clone();
@@ -96,9 +99,9 @@ impl Cluster {
         calling.reset_reader_on_write = true;
         let client = connected(calling)?;
         let watching = connected(config.clone())?;
-        let operator = Access::connect(&config, "the operator")?;
+        let operator = Access::connect(&config, "the operator", &line)?;
         let (accounts, catalog) = (Mutex::default(), tokio::sync::Mutex::default());
-        let inner = Inner { config, client, watching, operator, accounts, catalog, trusted_groups };
+        let inner = Inner { config, client, watching, operator, line, accounts, catalog, trusted_groups };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -128,6 +131,12 @@ impl Cluster {
     #[must_use]
     pub fn watching_client(&self) -> kube::Client {
         self.inner.watching.clone()
+    }
+
+    /// From now on no client of this cluster sends a write unless `may_write` says so right then: the last look of a
+    /// replica that was frozen and wakes up. The Lease itself is exempt.
+    pub fn guard(&self, may_write: impl Fn() -> bool + Send + Sync + 'static) {
+        self.inner.line.guard(may_write);
     }
 
     /// Acts as the operator itself.
@@ -161,7 +170,7 @@ impl Cluster {
         config.auth_info.impersonate_groups = None;
         config.auth_info.impersonate_uid = None;
         config.auth_info.impersonate_user_extra = None;
-        let access = Access::connect(&config, &username)?;
+        let access = Access::connect(&config, &username, &self.inner.line)?;
         accounts.insert(username, access.clone());
         Ok(access)
     }

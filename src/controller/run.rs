@@ -81,6 +81,8 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let (client, watching) = (cluster.client(), cluster.watching_client());
     let reporter = Reporter { controller: "countersign".to_owned(), instance: options.instance.clone() };
     let mut elector = Elector::new(client.clone(), &options.namespace, name);
+    let leadership = elector.leadership();
+    cluster.guard(move || leadership.holds());
     let context = Arc::new(Context {
         snapshots: SnapshotStore::new(client.clone(), &options.namespace),
         recorder: Recorder::new(client.clone(), reporter),
