@@ -589,8 +589,8 @@ async fn drive(
         Fence::new(move || leadership.holds()),
         // Only the operator's own plans say who proposed them: the admission policies see to it.
         plan.spec.proposed_by.is_some(),
-        context.prometheus.clone(),
-    );
+    )
+    .asking(context.prometheus.clone());
     let (sender, receiver) = mpsc::unbounded_channel();
     let mut told = plan.clone();
     told.status = Some(status.clone());

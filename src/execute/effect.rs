@@ -113,9 +113,14 @@ impl Effects {
         watching: Option<Watching>,
         fence: Fence,
         trusts_diffs: bool,
-        prometheus: Option<Prometheus>,
     ) -> Self {
-        Self { cluster, access, snapshots, plan_uid, watching, fence, trusts_diffs, prometheus }
+        Self { cluster, access, snapshots, plan_uid, watching, fence, trusts_diffs, prometheus: None }
+    }
+
+    /// The same effects, with a Prometheus to ask about the metrics that steps promise.
+    #[must_use]
+    pub fn asking(self, prometheus: Option<Prometheus>) -> Self {
+        Self { prometheus, ..self }
     }
 
     /// Carries out one action and reports what it found. Whatever goes wrong becomes an observation: errors that pass
