@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, ClusterError, ListOptions, Prometheus};
 use crate::execute::{Signals, SnapshotError, SnapshotStore};
 use crate::plan::{Namespace, PlanError};
 use crate::telemetry::Metrics;
-use kube::Client;
+use kube::{Client, ResourceExt};
 use kube::api::ObjectMeta;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
@@ -39,7 +39,7 @@ pub(super) struct Context {
     pub leadership: Leadership,
     /// What this process wrote of commands and plans, and a watch may not have shown yet.
     pub written: Written,
-    /// Digests of plans that this process assessed when it made them, so that they need no second look.
+    /// Plans that this process assessed when it made them, so that they need no second look.
     pub assessed: Mutex<HashMap<String, Instant>>,
     pub failures: Failures,
     /// Where metrics are asked for, if anywhere.
@@ -136,16 +136,16 @@ impl Context {
     }
 
     /// Remembers that a plan was assessed just now.
-    pub fn note_assessed(&self, digest: &str) {
+    pub fn note_assessed(&self, plan: &ExecutionPlan, digest: &str) {
         let mut assessed = self.assessed.lock().unwrap_or_else(PoisonError::into_inner);
         assessed.retain(|_, at| at.elapsed() < ASSESSMENT_LIFETIME);
-        assessed.insert(digest.to_owned(), Instant::now());
+        assessed.insert(assessment(plan, digest), Instant::now());
     }
 
     /// Whether a plan was assessed a moment ago.
-    pub fn was_assessed(&self, digest: &str) -> bool {
+    pub fn was_assessed(&self, plan: &ExecutionPlan, digest: &str) -> bool {
         let assessed = self.assessed.lock().unwrap_or_else(PoisonError::into_inner);
-        assessed.get(digest).is_some_and(|at| at.elapsed() < ASSESSMENT_LIFETIME)
+        assessed.get(&assessment(plan, digest)).is_some_and(|at| at.elapsed() < ASSESSMENT_LIFETIME)
     }
 
     /// The command that a plan answers, from the cache.
@@ -155,6 +155,11 @@ impl Context {
         let key = kube::runtime::reflector::ObjectRef::new(&reference.name).within(namespace);
         self.commands.get()?.get(&key)
     }
+}
+
+/// What an assessment is remembered by: another plan of the same digest was not tried.
+fn assessment(plan: &ExecutionPlan, digest: &str) -> String {
+    format!("{}/{} {digest}", plan.namespace().unwrap_or_default(), plan.name_any())
 }
 
 /// How long an assessment made at planning is good for without another look.

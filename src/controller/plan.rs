@@ -150,7 +150,7 @@ async fn await_approval(
         return stop(plan, context, status, PlanPhase::Failed, "InvalidPlan", &wrong).await;
     }
     // What somebody else wrote by hand, or what was made a while ago, is weighed afresh: a plan cannot call itself harmless.
-    let fresh = context.was_assessed(&digest);
+    let fresh = context.was_assessed(plan, &digest);
     let risk = if fresh {
         status.risk = Some(plan.spec.risk.clone());
         plan.spec.risk.level
@@ -259,8 +259,8 @@ async fn await_approval(
             Ok(again)
         }
         Approval::Approved { by } => {
-            // A plan that this process made a moment ago had its rights checked then.
-            if !fresh && let Err(error) = rights_hold(plan, context).await {
+            // A plan that this process made a moment ago, and that nobody had to approve, had its rights checked then.
+            if (!fresh || need > 0) && let Err(error) = rights_hold(plan, context).await {
                 return match error {
                     Error::Plan(error) if !error.is_transient() => {
                         stop(plan, context, status, PlanPhase::Failed, error.reason(), &error.to_string()).await
