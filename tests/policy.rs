@@ -55,6 +55,7 @@ fn slips_in_a_policy_are_refused_with_a_reason() {
         ("{ budget: { perCommand: '1', currency: Euro } }", "spec.budget.currency"),
         ("{ namespaceSelector: { matchlabels: { a: b } } }", "unknown field \"spec.namespaceSelector.matchlabels\""),
         ("{ approvalLifetime: 0h }", "approvalLifetime must be longer than nothing"),
+        ("{ approvalDeadline: 0s }", "approvalDeadline must be longer than nothing"),
         ("{ examples: [{ name: a, expect: { verdict: Allow } }] }", "either a plan or an operation"),
         (
             "{ constraints: [{ name: a, expression: 'true', message: m }, { name: a, expression: 'true', message: m }] }",

@@ -316,6 +316,9 @@ pub struct ExecutionPlanStatus {
     /// The strictest terms of approval that were asked for since the plan was first judged. They only ever get stricter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terms: Option<ApprovalTerms>,
+    /// When the plan expires unless it has its approvals by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
     /// Approvals that count and approvals needed: `1/2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval_count: Option<String>,
@@ -371,6 +374,10 @@ pub struct ApprovalTerms {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::duration")]
     pub approval_lifetime: Option<Duration>,
+    /// How long the plan may wait for its approvals; for ever when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    pub approval_deadline: Option<Duration>,
     /// How long the changed workloads must be watched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::duration")]

@@ -208,6 +208,7 @@ fn terms_that_a_plan_keeps_are_those_it_is_judged_by() {
         approver_groups: vec![vec!["sre".into()]],
         separation_of_duties: false,
         approval_lifetime: Some(Duration::from_secs(60).into()),
+        approval_deadline: None,
         observe: None,
         policies: vec!["production".into()],
     };

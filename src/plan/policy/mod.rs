@@ -53,6 +53,8 @@ pub struct Verdict {
     pub separation_of_duties: bool,
     /// How long an approval is good for; for ever when absent.
     pub approval_lifetime: Option<Duration>,
+    /// How long a plan may wait for its approvals.
+    pub approval_deadline: Duration,
     /// How long the changed workloads must be watched.
     pub observe: Option<Duration>,
     /// Which policy asks for what, by name.

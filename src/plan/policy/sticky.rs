@@ -12,6 +12,7 @@ impl Verdict {
             approver_groups: self.approver_groups.clone(),
             separation_of_duties: self.separation_of_duties,
             approval_lifetime: self.approval_lifetime.map(Into::into),
+            approval_deadline: Some(self.approval_deadline.into()),
             observe: self.observe.map(Into::into),
             policies: self.matching.clone(),
         };
@@ -25,6 +26,7 @@ impl Verdict {
 /// than what went in. So a plan that keeps the terms of every judgement keeps the strictest of them.
 #[must_use]
 pub fn stricter(one: &ApprovalTerms, other: &ApprovalTerms) -> ApprovalTerms {
+    let deadlines = [one.approval_deadline, other.approval_deadline];
     let lifetimes = [one.approval_lifetime, other.approval_lifetime];
     let lists: BTreeSet<BTreeSet<&String>> =
         one.approver_groups.iter().chain(&other.approver_groups).map(|groups| groups.iter().collect()).collect();
@@ -37,6 +39,7 @@ pub fn stricter(one: &ApprovalTerms, other: &ApprovalTerms) -> ApprovalTerms {
         approver_groups: lists.map(|list| list.iter().map(ToString::to_string).collect()).collect(),
         separation_of_duties: one.separation_of_duties || other.separation_of_duties,
         approval_lifetime: lifetimes.into_iter().flatten().min(),
+        approval_deadline: deadlines.into_iter().flatten().min(),
         observe: one.observe.max(other.observe),
         policies: policies.into_iter().cloned().collect(),
     }
@@ -72,13 +75,22 @@ mod tests {
         let groups = prop::collection::vec(prop::collection::vec(word(), 1..4), 0..4);
         let time = || prop::option::of((0_u64..5).prop_map(|hours| Duration::from_secs(hours * 3600).into()));
         let policies = prop::collection::vec(word(), 0..4);
-        (0_u32..5, groups, any::<bool>(), time(), time(), policies).prop_map(
-            |(approvals, approver_groups, separation_of_duties, approval_lifetime, observe, policies)| {
+        (0_u32..5, groups, any::<bool>(), time(), time(), time(), policies).prop_map(
+            |(
+                approvals,
+                approver_groups,
+                separation_of_duties,
+                approval_lifetime,
+                approval_deadline,
+                observe,
+                policies,
+            )| {
                 let drawn = ApprovalTerms {
                     approvals,
                     approver_groups,
                     separation_of_duties,
                     approval_lifetime,
+                    approval_deadline,
                     observe,
                     policies,
                 };
@@ -109,6 +121,7 @@ mod tests {
                 prop_assert!(joined.separation_of_duties || !one.separation_of_duties);
                 prop_assert!(joined.observe >= one.observe);
                 prop_assert!(one.approval_lifetime.is_none_or(|asked| joined.approval_lifetime.is_some_and(|kept| kept <= asked)));
+                prop_assert!(one.approval_deadline.is_none_or(|asked| joined.approval_deadline.is_some_and(|kept| kept <= asked)));
                 prop_assert!(one.policies.iter().all(|name| joined.policies.contains(name)));
             }
         }

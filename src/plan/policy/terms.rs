@@ -2,6 +2,9 @@ use super::{CompiledPolicy, PlanFacts, Ruling, Verdict, approvals_required};
 use crate::api::{Automation, PolicyDemand, RiskLevel};
 use std::time::Duration;
 
+/// How long a plan waits for its approvals where no policy says so. What was shown a month ago is not what one would
+/// approve today.
+const DEADLINE: Duration = Duration::from_secs(720 * 3600);
 /// Name under which the rules stand that hold where no policy says anything.
 const BUILT_IN: &str = "built-in";
 /// What is asked for that is no term of approval: who lifts it has lifted it.
@@ -20,6 +23,7 @@ pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], facts: &Plan
     };
     let approvals = by_risk.max(u32::from(automation <= Automation::Manual));
     let separation = specs().filter_map(|spec| spec.separation_of_duties).max().unwrap_or(true);
+    let deadline = specs().filter_map(|spec| spec.approval_deadline).map(Duration::from).min();
     let lifetime = specs().filter_map(|spec| spec.approval_lifetime).map(Duration::from).min();
     let watches = specs().filter_map(|spec| spec.observe.as_ref()).map(|observe| Duration::from(observe.duration));
     let observe = watches.max().filter(|_| facts.mutates());
@@ -50,6 +54,7 @@ pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], facts: &Plan
         approver_groups: groups,
         separation_of_duties: separation,
         approval_lifetime: lifetime,
+        approval_deadline: deadline.unwrap_or(DEADLINE),
         observe,
         demanded_by,
         matching: policies.iter().filter(|policy| policy.selects()).map(|policy| policy.name().to_owned()).collect(),
@@ -80,6 +85,7 @@ fn asks(policy: &CompiledPolicy, risk: RiskLevel) -> Vec<String> {
     asks.extend(
         spec.approval_lifetime.map(|lifetime| format!("approvals not older than {}", written(lifetime.into()))),
     );
+    asks.extend(spec.approval_deadline.map(|deadline| format!("its approvals within {}", written(deadline.into()))));
     let observe = spec.observe.as_ref().map(|observe| written(observe.duration.into()));
     asks.extend(observe.map(|duration| format!("watching the workloads for {duration}")));
     if !spec.windows.is_empty() {

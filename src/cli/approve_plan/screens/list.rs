@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 pub struct Columns {
     /// The namespace.
     pub namespace: bool,
-    /// The phase; lists of plans that wait do without.
+    /// The phase; lists of plans that wait tell how much time is left for approvals instead.
     pub phase: bool,
 }
 
@@ -28,6 +28,7 @@ pub fn render(
     header.push("NAME");
     header.extend(columns.phase.then_some("PHASE"));
     header.extend(["RISK", "APPROVALS", "BY", "AGE"]);
+    header.extend((!columns.phase).then_some("LEFT"));
     header.extend((!standings.is_empty()).then_some("YOU"));
     header.push("SUMMARY");
     let row = |(index, plan): (usize, &ExecutionPlan)| {
@@ -49,6 +50,8 @@ pub fn render(
             plain(by),
             plain(created.map_or_else(|| "?".to_owned(), |time| age(time.0, now))),
         ]);
+        let expires = plan.status.as_ref().and_then(|status| status.expires_at.as_ref());
+        row.extend((!columns.phase).then(|| plain(expires.map_or_else(|| "-".to_owned(), |time| age(now, time.0)))));
         row.extend(standings.get(index).map(|standing| span(standing.tone(), standing.word())));
         row.push(plain(&plan.spec.summary));
         row
@@ -107,10 +110,10 @@ mod tests {
         let standings = [Standing::Asked, Standing::MayApprove, Standing::OutsideGroups(vec!["sre".to_owned()])];
         let text = render(&plans, &standings, Columns::default(), now(), PLAIN);
         insta::assert_snapshot!(text, @r#"
-        NAME                                RISK       APPROVALS   BY      AGE    YOU           SUMMARY
-        scale-checkout-1                    medium     1/2         alice   5m     asked         Scale Deployment staging/checkout from 3 to 5 replicas
-        delete-all-production-databases-1   critical   0/2         alice   3h5m   may approve   Delete 1 StatefulSet and its volume in production
-        delete-all-production-databases-1   critical   0/2         alice   3h5m   not in sre    Delete 1 StatefulSet and its volume in production
+        NAME                                RISK       APPROVALS   BY      AGE    LEFT   YOU           SUMMARY
+        scale-checkout-1                    medium     1/2         alice   5m     -      asked         Scale Deployment staging/checkout from 3 to 5 replicas
+        delete-all-production-databases-1   critical   0/2         alice   3h5m   -      may approve   Delete 1 StatefulSet and its volume in production
+        delete-all-production-databases-1   critical   0/2         alice   3h5m   -      not in sre    Delete 1 StatefulSet and its volume in production
         "#);
     }
 

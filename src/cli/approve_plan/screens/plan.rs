@@ -378,6 +378,9 @@ fn approvals(page: &mut Page, plan: &ExecutionPlan) {
         more => format!("{counted} of {required}: {more} more needed"),
     };
     page.field("Approvals", AT, &[plain(verdict)]);
+    if let Some(at) = plan.status.as_ref().and_then(|status| status.expires_at.as_ref()).filter(|_| !over) {
+        page.field("", AT, &[plain(format!("expires {} unless it has them by then", when(at)))]);
+    }
     for one in plan.status.iter().flat_map(|status| &status.approvals) {
         let counts = one.verdict == ApprovalVerdict::Counted;
         let (sign, tone) = match (one.decision, counts) {

@@ -138,6 +138,7 @@ pub(super) fn by_hand() -> ExecutionPlan {
         },
         "status": {
             "phase": "AwaitingApproval", "approvalsRequired": 2, "message": "risk is critical: waits for 2 more approvals (0 of 2)",
+            "expiresAt": "2026-03-03T10:00:00Z",
             "risk": { "level": "critical", "reasons": ["Deletes data."] },
             "irreversible": [{ "id": "s1", "reason": "the data on the volume is gone for good" }],
             "policies": [
