@@ -276,7 +276,7 @@ async fn writes_name_their_manager_and_their_preconditions() {
       application/merge-patch+json: {"metadata":{"resourceVersion":"7","uid":"u"},"spec":{"replicas":5}}
     PATCH /apis/apps/v1/namespaces/staging/deployments/checkout?fieldManager=countersign&fieldValidation=Strict&dryRun=All
       application/json-patch+json: [{"op":"test","path":"/metadata/uid","value":"u"},{"op":"test","path":"/metadata/resourceVersion","value":"7"},{"op":"replace","path":"/spec/replicas","value":5}]
-    DELETE /apis/apps/v1/namespaces/staging/deployments/checkout?
+    DELETE /apis/apps/v1/namespaces/staging/deployments/checkout?dryRun=All
       application/json: {"apiVersion":"v1","dryRun":["All"],"kind":"DeleteOptions","preconditions":{"resourceVersion":"7","uid":"u"},"propagationPolicy":"Orphan"}
     POST /api/v1/namespaces/staging/pods/p/eviction?dryRun=All
       application/json: {"apiVersion":"policy/v1","deleteOptions":{"preconditions":{"resourceVersion":"7","uid":"u"}},"kind":"Eviction","metadata":{"name":"p","namespace":"staging"}}
