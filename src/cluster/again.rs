@@ -11,6 +11,8 @@ use tower::retry::{Policy, Retry};
 const TRIES: u32 = 6;
 /// The first pause between two tries; each further one doubles it, and a random part of it is waited.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest that a server may ask for; whoever asked decides about more.
+const LONGEST_WISH: Duration = Duration::from_secs(3);
 /// No try begins later than this after the first failed: whoever asks has patience of their own.
 const WINDOW: Duration = Duration::from_secs(15);
 
@@ -98,7 +100,8 @@ impl Again {
         let begun = *self.begun.get_or_insert_with(Instant::now);
         let own = FIRST_PAUSE.saturating_mul(1 << self.made.min(8)).mul_f64(0.5 + rand::random::<f64>() / 2.0);
         let pause = server.unwrap_or(own);
-        (passes && self.made < TRIES && begun.elapsed() + pause < WINDOW).then_some(pause)
+        let asks_much = server.is_some_and(|wish| wish > LONGEST_WISH);
+        (passes && !asks_much && self.made < TRIES && begun.elapsed() + pause < WINDOW).then_some(pause)
     }
 }
 
@@ -227,7 +230,7 @@ mod tests {
         let pauses: Vec<Duration> = std::iter::from_fn(|| call.pause(true, None, None)).collect();
         assert_eq!(pauses.len() + 1, TRIES as usize);
         assert!(pauses.iter().sum::<Duration>() < WINDOW, "{pauses:?}");
-        let minute = Some(Duration::from_secs(60));
-        assert!(Again::new(&Line::default()).pause(true, Some(StatusCode::TOO_MANY_REQUESTS), minute).is_none());
+        let long = Some(LONGEST_WISH * 2);
+        assert!(Again::new(&Line::default()).pause(true, Some(StatusCode::TOO_MANY_REQUESTS), long).is_none());
     }
 }

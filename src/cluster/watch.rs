@@ -8,24 +8,23 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::ApiResource;
 use kube::core::DynamicResourceScope;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::utils::{Backoff, ResetTimerBackoff};
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The first pause of a watch that failed.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// How long a watch must do without failing until its pauses begin small again. Not at its first success: a watcher counts
-/// the beginning of every try as one.
+/// How long a watch must do without failing until its pauses begin small again.
 const RECOVERED: Duration = Duration::from_secs(30);
 
 /// The pauses of a watch that fails: 0.5 s, 1 s, 2 s … up to `longest`, each shortened by up to a half at random. The
 /// client's own go up to a minute and stay there for two: that is how long the end of an outage went unnoticed.
 #[must_use]
 pub fn watch_backoff(longest: Duration) -> impl Backoff + 'static {
-    ResetTimerBackoff::new(Pauses { next: FIRST_PAUSE, longest }, RECOVERED)
+    Pauses { next: FIRST_PAUSE, longest, ends: None }
 }
 
 /// The longest pause of a watch by itself.
@@ -37,22 +36,33 @@ pub const SHARED_WATCH_PAUSE: Duration = Duration::from_secs(2);
 struct Pauses {
     next: Duration,
     longest: Duration,
+    /// When the last pause ends or ended.
+    ends: Option<Instant>,
+}
+
+impl Pauses {
+    fn at(&mut self, now: Instant) -> Duration {
+        if self.ends.is_some_and(|ends| now.saturating_duration_since(ends) > RECOVERED) {
+            self.next = FIRST_PAUSE;
+        }
+        let pause = self.next.min(self.longest).mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        self.next = (self.next * 2).min(self.longest);
+        self.ends = now.checked_add(pause);
+        pause
+    }
 }
 
 impl Iterator for Pauses {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let pause = self.next.min(self.longest);
-        self.next = (self.next * 2).min(self.longest);
-        Some(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0))
+        Some(self.at(Instant::now()))
     }
 }
 
 impl Backoff for Pauses {
-    fn reset(&mut self) {
-        self.next = FIRST_PAUSE;
-    }
+    // Called at every success, and a watcher counts the beginning of every try as one.
+    fn reset(&mut self) {}
 }
 
 /// An object as it came over the wire. The client's own dynamic type would lose what its metadata type does not know.
@@ -182,23 +192,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_of_a_watch_stay_short() {
-        let mut pauses = Pauses { next: FIRST_PAUSE, longest: WATCH_PAUSE };
-        let taken: Vec<Duration> = pauses.by_ref().take(20).collect();
-        assert_eq!(taken.len(), 20, "a watch is never given up");
+    fn pauses_of_a_watch_stay_short_and_begin_small_again() {
+        let mut pauses = Pauses { next: FIRST_PAUSE, longest: WATCH_PAUSE, ends: None };
+        let mut now = Instant::now();
+        let taken: Vec<Duration> = (0..20)
+            .map(|_| {
+                pauses.reset();
+                let pause = pauses.at(now);
+                now += pause;
+                pause
+            })
+            .collect();
         assert!(taken[0] <= FIRST_PAUSE && taken.iter().all(|pause| *pause <= WATCH_PAUSE), "{taken:?}");
         assert!(taken[10..].iter().all(|pause| *pause >= WATCH_PAUSE / 2), "{taken:?}");
-        pauses.reset();
-        assert!(pauses.next().is_some_and(|pause| pause <= FIRST_PAUSE));
+        assert!(pauses.at(now + RECOVERED) > FIRST_PAUSE);
+        assert!(pauses.at(now + RECOVERED * 3) <= FIRST_PAUSE);
     }
 
     #[test]
-    fn the_beginning_of_a_try_is_no_success() {
-        let mut backoff = watch_backoff(WATCH_PAUSE);
-        for _ in 0..10 {
-            backoff.next();
-            backoff.reset();
-        }
-        assert!(backoff.next().is_some_and(|pause| pause > FIRST_PAUSE));
+    fn a_watch_is_never_given_up() {
+        assert_eq!(watch_backoff(SHARED_WATCH_PAUSE).take(100).count(), 100);
     }
 }
