@@ -550,20 +550,40 @@ async fn take_up_again(plan: ExecutionPlan, context: Arc<Context>, pause: Durati
 }
 
 async fn look_again(plan: &ExecutionPlan, context: &Arc<Context>, running: &mut bool) -> Result<(), Error> {
-    let current = plans(plan, context).get_opt(&plan.name_any()).await.map_err(while_doing("reading a plan again"))?;
-    // While it counts as running: an older state from the cache would start it once more.
-    if let Some(current) = &current {
-        context.written.note(&current.metadata);
+    let name = plan.name_any();
+    let read = async || plans(plan, context).get_opt(&name).await.map_err(while_doing("reading a plan again"));
+    let mut current = read().await?.filter(|current| current.uid() == plan.uid());
+    if *running {
+        let end = || context.executions.end(plan.uid().as_deref().unwrap_or_default());
+        let Some(found) = &current else {
+            end();
+            return Ok(());
+        };
+        // While it counts as running: an older state from the cache would start it once more, and the newest would have it
+        // marked twice. What people ask of a marked plan is heard by those who listen to finished ones.
+        context.written.note(&found.metadata);
+        let ended = found.status.as_ref().and_then(|status| status.phase).is_some_and(PlanPhase::is_final);
+        let rests = ended && found.metadata.deletion_timestamp.is_none() && !is_asked_back(found);
+        if rests {
+            finish(found, context).await?;
+        }
+        *running = false;
+        if !end() || rests {
+            return Ok(());
+        }
+        // What came while it counted as running was only told to the execution.
+        current = read().await?.filter(|current| current.uid() == plan.uid());
     }
-    if std::mem::take(running) && !context.executions.end(plan.uid().as_deref().unwrap_or_default()) {
-        return Ok(());
-    }
-    let Some(current) = current.filter(|current| current.uid() == plan.uid()) else { return Ok(()) };
+    let Some(current) = current else { return Ok(()) };
     match Box::pin(reconcile(Arc::new(current), Arc::clone(context))).await {
         // Somebody else changed it, and that brings it back.
         Err(error) if error.is_outdated() || error.is_gone() => Ok(()),
         done => done.map(|_| ()),
     }
+}
+
+fn is_asked_back(plan: &ExecutionPlan) -> bool {
+    plan.annotations().get(REQUEST_ANNOTATION).is_some_and(|request| request == "rollback")
 }
 
 async fn drive(
