@@ -42,3 +42,24 @@ async fn the_plugin_lists_shows_and_waits() {
     stage.plugin("bob", &["wait", &name, "--timeout", "60s"]).unwrap();
     assert_eq!(stage.field("deployment/checkout", "{.spec.replicas}"), "5");
 }
+
+#[tokio::test]
+async fn a_plan_that_nobody_approves_in_time_expires() {
+    let stage = Stage::set().await;
+    let policy = json!({
+        "apiVersion": "countersign.dev/v1alpha1", "kind": "PlanPolicy", "metadata": { "name": stage.name },
+        "spec": { "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": stage.name } }, "approvalDeadline": "4s" }
+    });
+    stage.apply(&[policy]);
+    stage.run("checkout", "nginx:1.27", 2).await;
+    let command = stage.ask("scale checkout to 5").await;
+    let reply = stage.reply(&command, CommandPhase::Expired).await;
+    assert!(reply.contains("Not approved within 4s"), "{reply}");
+    let name =
+        stage.api::<countersign::api::AgentCommand>().get(&command).await.unwrap().status.unwrap().plan.unwrap().name;
+    let plan = stage.plan(&name, PlanPhase::Expired).await;
+    assert!(plan.status.as_ref().unwrap().expires_at.is_some());
+    assert!(stage.approve("bob", &plan).is_err());
+    assert_eq!(stage.field("deployment/checkout", "{.spec.replicas}"), "2");
+    stage.kubectl("admin", &["delete", "planpolicy", &stage.name], None).unwrap();
+}

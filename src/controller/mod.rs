@@ -6,12 +6,14 @@ mod context;
 mod failures;
 mod finished;
 mod interpret;
+mod judge;
 mod leader;
 mod notice;
 mod plan;
 mod policy;
 mod proposals;
 mod provider;
+mod recheck;
 mod run;
 
 pub use run::{RunError, RunOptions, run};

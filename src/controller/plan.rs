@@ -1,37 +1,23 @@
-use super::approvals::{self, Given};
+use super::approvals;
 use super::context::{Context, Error, while_doing};
 use super::finished::mark;
+use super::judge::await_approval;
 use super::notice::notice;
-use super::policy::{Judged, verdict};
 use crate::api::{
-    AgentCommand, ApprovalTerms, ConditionType, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanPhase,
-    REQUEST_ANNOTATION, Risk, RiskLevel, SNAPSHOT_FINALIZER, set_condition,
+    AgentCommand, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanPhase, REQUEST_ANNOTATION, SNAPSHOT_FINALIZER,
 };
-use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms};
-use crate::execute::{
-    Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching, can_be_put_back, check_promised_metrics,
-};
-use crate::plan::policy::{Ruling, Verdict, still_demanded, stricter};
-use crate::plan::{
-    Actor, Environments, PlanError, Reassessment, catalog_for, check_plan_rights, check_use, digest,
-    needs_record_dropped, reassess, validate,
-};
+use crate::approval::ApprovedPlan;
+use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching, can_be_put_back};
+use crate::plan::needs_record_dropped;
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
-
-/// How long to wait at most for a time to come: clocks are set, and machines sleep.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-/// How long until rights are asked about again that kept an approval from counting: nothing tells when they are given.
-const RIGHTS_PAUSE: Duration = Duration::from_secs(300);
 
 /// Moves a plan to its next phase.
 pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -> Result<Action, Error> {
@@ -67,6 +53,11 @@ pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -
         execute(&context, &approved, status, signals);
         return Ok(Action::await_change());
     }
+    // Before the digest can be read, and approved: the finalizer sees to it that approvals go when the plan goes.
+    if !is_prepared(&plan) {
+        prepare(&plan, &context).await?;
+        return Ok(Action::await_change());
+    }
     await_approval(&plan, &context, status, signals).await
 }
 
@@ -100,342 +91,8 @@ async fn command_of(plan: &ExecutionPlan, context: &Context) -> Result<Option<Ar
     Ok(found.map(Arc::new))
 }
 
-fn plans(plan: &ExecutionPlan, context: &Context) -> Api<ExecutionPlan> {
+pub(super) fn plans(plan: &ExecutionPlan, context: &Context) -> Api<ExecutionPlan> {
     Api::namespaced(context.client.clone(), plan.namespace().as_deref().unwrap_or_default())
-}
-
-async fn await_approval(
-    plan: &ExecutionPlan,
-    context: &Arc<Context>,
-    mut status: ExecutionPlanStatus,
-    signals: Signals,
-) -> Result<Action, Error> {
-    // Before the digest can be read, and approved: the finalizer sees to it that approvals go when the plan goes.
-    if !is_prepared(plan) {
-        prepare(plan, context).await?;
-        return Ok(Action::await_change());
-    }
-    let before = status.clone();
-    let digest = digest::digest(&plan.spec).map_err(|error| Error::Digest(error.to_string()))?;
-    let first_look = status.digest.is_none();
-    status.digest = Some(digest.clone());
-    status.observed_generation = plan.metadata.generation;
-    if plan.spec.proposed_by.is_some() {
-        status.risk.get_or_insert_with(|| plan.spec.risk.clone());
-    }
-    if first_look && plan.spec.command_ref.is_none() {
-        let author = plan.spec.requested_by.as_ref().map_or("unknown", |requester| requester.username.as_str());
-        let risk = plan.spec.risk.level.to_string();
-        let line = about(plan, AuditAction::Proposed, author);
-        audit::record(AuditEvent { digest: Some(&digest), planner: Some("by hand"), decision: &risk, ..line });
-    }
-    if signals.cancel {
-        return stop(plan, context, status, PlanPhase::Cancelled, "Cancelled", "cancelled before it began").await;
-    }
-    if plan.spec.plan_only {
-        return stop(
-            plan,
-            context,
-            status,
-            PlanPhase::Planned,
-            "PlanOnly",
-            "for reading only: it is never carried out",
-        )
-        .await;
-    }
-    if let Err(invalid) = validate(&plan.spec) {
-        return stop(plan, context, status, PlanPhase::Failed, "InvalidPlan", &invalid.to_string()).await;
-    }
-    if first_look && let Some(wrong) = check_promised_metrics(&plan.spec.steps, context.prometheus.as_ref()).await {
-        return stop(plan, context, status, PlanPhase::Failed, "InvalidPlan", &wrong).await;
-    }
-    // What somebody else wrote by hand, or what was made a while ago, is weighed afresh: a plan cannot call itself harmless.
-    let fresh = context.was_assessed(plan, &digest);
-    let risk = if fresh {
-        status.risk = Some(plan.spec.risk.clone());
-        plan.spec.risk.level
-    } else {
-        match assess_again(plan, context).await {
-            Ok(found) => {
-                // What the author says may raise it.
-                let risk = if plan.spec.risk.level > found.risk.level { plan.spec.risk.clone() } else { found.risk };
-                let level = risk.level;
-                status.risk = Some(risk);
-                status.irreversible = found.irreversible;
-                level
-            }
-            Err(Error::Plan(error)) if !error.is_transient() => {
-                return stop(plan, context, status, PlanPhase::Failed, error.reason(), &error.to_string()).await;
-            }
-            Err(error) => return Err(error),
-        }
-    };
-    let held_by = status.terms.as_ref().map(|terms| terms.policies.as_slice()).unwrap_or_default();
-    let verdict = match verdict(&plan.spec, &plan.namespace().unwrap_or_default(), risk, held_by, context).await? {
-        Judged::Verdict(verdict) => *verdict,
-        // Their arrival brings every plan back here.
-        Judged::NotYet => return Ok(Action::requeue(Duration::from_secs(1))),
-        Judged::Unreadable(reason) => {
-            // Its digest is not shown yet: approvals are for plans that were judged.
-            status.digest.clone_from(&before.digest);
-            let message = format!("nothing runs as long as the policies cannot be read: {reason}");
-            wait(plan, context, &before, status, &message).await?;
-            return Ok(Action::requeue(Duration::from_secs(10)));
-        }
-    };
-    let terms = terms_of(plan, &status, &verdict);
-    let need = terms.approvals;
-    status.approvals_required = need;
-    status.policies = still_demanded(&before.policies, &verdict.demanded_by);
-    let denial = denial(plan, &verdict, &terms);
-    status.terms = Some(terms.clone());
-    if let Some(denial) = denial {
-        let generation = plan.metadata.generation;
-        set_condition(&mut status.conditions, ConditionType::Denied, true, "DeniedByPolicy", &denial, generation);
-        let line = about(plan, AuditAction::Denied, "policy");
-        audit::record(AuditEvent { digest: Some(&digest), decision: &denial, ..line });
-        return stop(plan, context, status, PlanPhase::Denied, "DeniedByPolicy", &denial).await;
-    }
-    let held = held_back(&verdict);
-    let terms = Terms::of(&terms, Timestamp::now());
-    let now = terms.now;
-    // Where nobody has to say yes, somebody may still say no as long as the plan waits for something else.
-    let mut given = if need > 0 || held.is_some() || signals.suspended {
-        Given::read(plan, &digest, terms, first_look, context).await?
-    } else {
-        Given::nothing(plan, &digest, terms)
-    };
-    let mut judgement = given.judge(context).await?;
-    let approved = matches!(judgement.outcome, Approval::Approved { .. });
-    let suspended = signals.suspended && approved && held.is_none() && still_suspended(plan, context).await?;
-    let decides = match judgement.outcome {
-        Approval::Approved { .. } => held.is_none() && !suspended,
-        Approval::Denied { .. } => true,
-        Approval::Waiting { .. } => false,
-    };
-    let mut again = next_judgement(&verdict, &judgement, now);
-    if decides {
-        judgement = given.confirm(judgement, context).await?;
-        if matches!(judgement.outcome, Approval::Waiting { .. }) {
-            again = Action::requeue(RIGHTS_PAUSE);
-        }
-    }
-    given.adopt(&judgement, context).await?;
-    status.approvals.clone_from(&judgement.records);
-    status.approval_count = Some(format!("{}/{need}", judgement.counted()));
-    match &judgement.outcome {
-        Approval::Denied { by, reason } => {
-            let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-            let message = format!("denied by {by}{reason}");
-            set_condition(
-                &mut status.conditions,
-                ConditionType::Denied,
-                true,
-                "Denied",
-                &message,
-                plan.metadata.generation,
-            );
-            let stopped = stop(plan, context, status, PlanPhase::Denied, "Denied", &message).await?;
-            given.tell(&before.approvals, &judgement, context).await;
-            Ok(stopped)
-        }
-        Approval::Waiting { have, need } => {
-            let missing = need - have;
-            let approvals = if missing == 1 { "approval" } else { "approvals" };
-            let message = format!("risk is {risk}: waits for {missing} more {approvals} ({have} of {need})");
-            let message = held.map_or(message.clone(), |held| format!("{message}; {held}"));
-            wait(plan, context, &before, status, &message).await?;
-            given.tell(&before.approvals, &judgement, context).await;
-            Ok(again)
-        }
-        Approval::Approved { by } if held.is_some() || suspended => {
-            let message = match held {
-                Some(held) if by.is_empty() => held,
-                Some(held) => format!("approved by {}; {held}", by.join(", ")),
-                None => "approved; suspended by its command".to_owned(),
-            };
-            wait(plan, context, &before, status, &message).await?;
-            given.tell(&before.approvals, &judgement, context).await;
-            Ok(again)
-        }
-        Approval::Approved { by } => {
-            // A plan that this process made a moment ago, and that nobody had to approve, had its rights checked then.
-            if (!fresh || need > 0)
-                && let Err(error) = rights_hold(plan, context).await
-            {
-                return match error {
-                    Error::Plan(error) if !error.is_transient() => {
-                        stop(plan, context, status, PlanPhase::Failed, error.reason(), &error.to_string()).await
-                    }
-                    error => Err(error),
-                };
-            }
-            let message = if by.is_empty() {
-                format!("risk is {risk}: no approval needed")
-            } else {
-                format!("approved by {}", by.join(", "))
-            };
-            set_condition(
-                &mut status.conditions,
-                ConditionType::Approved,
-                true,
-                "Approved",
-                &message,
-                plan.metadata.generation,
-            );
-            status.message = Some(message.clone());
-            status.phase = Some(PlanPhase::Approved);
-            given.tell(&before.approvals, &judgement, context).await;
-            notice(context, plan, false, "Approved", "Approve", &message);
-            let line = about(plan, AuditAction::Begun, "countersign");
-            audit::record(AuditEvent { digest: Some(&digest), decision: &message, ..line });
-            if let Some(approved) = judgement.approve(plan) {
-                execute(context, &approved, status, Signals { suspended: false, ..signals });
-            }
-            Ok(Action::await_change())
-        }
-    }
-}
-
-/// The strictest terms of approval that the plan was ever judged by, those of now and of its own spec included.
-fn terms_of(plan: &ExecutionPlan, status: &ExecutionPlanStatus, verdict: &Verdict) -> ApprovalTerms {
-    let mut terms = verdict.terms();
-    terms.approvals = terms.approvals.max(plan.spec.approvals_required);
-    status.terms.as_ref().map_or(terms.clone(), |before| stricter(before, &terms))
-}
-
-/// Whether the plan's command pauses right now. What brings the plan here may be the command going on, before the cache of
-/// commands shows it; nothing would come after that.
-async fn still_suspended(plan: &ExecutionPlan, context: &Context) -> Result<bool, Error> {
-    let Some(reference) = &plan.spec.command_ref else { return Ok(false) };
-    let namespace = plan.namespace().unwrap_or_default();
-    let commands: Api<AgentCommand> = Api::namespaced(context.client.clone(), &namespace);
-    let command = commands.get_opt(&reference.name).await.map_err(while_doing("reading the plan's command"))?;
-    Ok(command.is_some_and(|command| command.spec.suspend))
-}
-
-/// Why policy ends the plan here, in one sentence.
-fn denial(plan: &ExecutionPlan, verdict: &Verdict, terms: &ApprovalTerms) -> Option<String> {
-    if let Ruling::Deny { reasons } = &verdict.ruling {
-        return Some(format!("denied by {}", reasons.join("; ")));
-    }
-    // The spec never changes: a plan that was made for a shorter watch cannot be watched for longer.
-    let wanted = Duration::from(terms.observe?);
-    let watched = plan.spec.observe.as_ref().map(|observe| Duration::from(observe.duration)).unwrap_or_default();
-    (watched < wanted).then(|| {
-        format!(
-            "policy asks to watch the workloads for {wanted:?} after the last step, the plan for {watched:?}: ask again, or set spec.observe.for"
-        )
-    })
-}
-
-/// What policy waits for, in one clause.
-fn held_back(verdict: &Verdict) -> Option<String> {
-    match &verdict.ruling {
-        Ruling::Wait { reasons, .. } => Some(format!("held back by {}", reasons.join("; "))),
-        Ruling::Allow | Ruling::Deny { .. } => None,
-    }
-}
-
-/// When time alone may change what was judged.
-fn next_judgement(verdict: &Verdict, judgement: &Judgement, now: Timestamp) -> Action {
-    let opens = match &verdict.ruling {
-        Ruling::Wait { until, .. } => *until,
-        Ruling::Allow | Ruling::Deny { .. } => None,
-    };
-    let next = [opens, judgement.expires].into_iter().flatten().min();
-    next.map_or_else(Action::await_change, |next| {
-        let left = Duration::try_from(next.duration_since(now)).unwrap_or_default();
-        Action::requeue(left.clamp(Duration::from_secs(1), LONGEST_PAUSE))
-    })
-}
-
-/// The risk by today's cluster: environment, live objects, dry run.
-async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<Reassessment, Error> {
-    let namespace = plan.namespace().unwrap_or_default();
-    let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
-    let access = context.cluster.service_account(&namespace, account)?;
-    let catalog = catalog_for(&context.cluster, &plan.spec).await?;
-    let namespaces = context.namespaces().await?;
-    if namespaces.is_empty() {
-        // Without them no environment is known, and what is known of none must not look harmless.
-        let reasons = vec!["The environment of its objects is not known: namespaces cannot be read.".to_owned()];
-        let risk = Risk { level: RiskLevel::Critical, reasons };
-        return Ok(Reassessment { risk, irreversible: Vec::new() });
-    }
-    let environments = Environments::new(namespaces, context.namespace.clone());
-    Ok(reassess(&access, &catalog, &environments, &plan.spec).await?)
-}
-
-/// Effective rights are an intersection: everything that the plan does must be allowed to whoever asked and to its
-/// service account, and whoever asked must be allowed to use that account.
-async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
-    let namespace = plan.namespace().unwrap_or_default();
-    let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
-    let Some(requester) = plan.spec.requested_by.as_ref().map(Actor::requester) else {
-        return Err(PlanError::Refused {
-            reason: "UnknownRequester",
-            message: "it is unknown who asked for the plan: spec.requestedBy is empty, and the admission policies that stamp it are not installed".to_owned(),
-        }
-        .into());
-    };
-    check_use(&context.cluster, &requester, &namespace, account).await?;
-    let catalog = catalog_for(&context.cluster, &plan.spec).await?;
-    let account = Actor::service_account(&namespace, account);
-    Ok(check_plan_rights(&context.cluster, &catalog, &requester, &account, &plan.spec).await?)
-}
-
-/// Writes that the plan waits, if that is news.
-async fn wait(
-    plan: &ExecutionPlan,
-    context: &Context,
-    before: &ExecutionPlanStatus,
-    mut status: ExecutionPlanStatus,
-    message: &str,
-) -> Result<Action, Error> {
-    let generation = plan.metadata.generation;
-    status.phase = Some(PlanPhase::AwaitingApproval);
-    status.message = Some(message.to_owned());
-    status.progress.get_or_insert_with(|| format!("0/{}", plan.spec.steps.len()));
-    set_condition(&mut status.conditions, ConditionType::Approved, false, "AwaitingApproval", message, generation);
-    set_condition(&mut status.conditions, ConditionType::Ready, false, "AwaitingApproval", message, generation);
-    set_condition(&mut status.conditions, ConditionType::Reconciling, false, "AwaitingApproval", message, generation);
-    if *before != status {
-        write(plan, context, status).await?;
-        notice(context, plan, false, "AwaitingApproval", "Judge", message);
-    }
-    Ok(Action::await_change())
-}
-
-/// Ends a plan that did nothing.
-async fn stop(
-    plan: &ExecutionPlan,
-    context: &Context,
-    mut status: ExecutionPlanStatus,
-    phase: PlanPhase,
-    reason: &str,
-    message: &str,
-) -> Result<Action, Error> {
-    let generation = plan.metadata.generation;
-    status.phase = Some(phase);
-    status.message = Some(message.to_owned());
-    status.finished_at = Some(Time(k8s_openapi::jiff::Timestamp::now()));
-    let fine = phase == PlanPhase::Planned;
-    set_condition(&mut status.conditions, ConditionType::Ready, fine, reason, message, generation);
-    set_condition(&mut status.conditions, ConditionType::Reconciling, false, reason, message, generation);
-    set_condition(&mut status.conditions, ConditionType::Stalled, !fine, reason, message, generation);
-    write(plan, context, status).await?;
-    notice(context, plan, !fine, reason, "Judge", message);
-    audit::record(AuditEvent { decision: &phase.to_string(), ..about(plan, AuditAction::Finished, "countersign") });
-    finish(plan, context).await
-}
-
-async fn write(plan: &ExecutionPlan, context: &Context, status: ExecutionPlanStatus) -> Result<(), Error> {
-    let mut updated = plan.clone();
-    updated.status = Some(status);
-    let written = plans(plan, context).replace_status(&plan.name_any(), &PostParams::default(), &updated).await;
-    context.written.note(&written.map_err(while_doing("writing the plan's status"))?.metadata);
-    Ok(())
 }
 
 /// Whether the plan has what it needs before anybody may approve it: the finalizer, and room for its journal.
@@ -468,7 +125,7 @@ async fn prepare(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
 }
 
 /// Starts carrying a plan out in the background; its own events bring it back to [`reconcile`].
-fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: ExecutionPlanStatus, signals: Signals) {
+pub(super) fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: ExecutionPlanStatus, signals: Signals) {
     let mut plan = approved.plan().clone();
     // What is told of it names the digest, also when the plan begins at first sight.
     plan.status = Some(status.clone());
@@ -654,7 +311,7 @@ async fn tell(context: Arc<Context>, plan: ExecutionPlan, mut events: mpsc::Unbo
 }
 
 /// An audit line about a plan, to be completed.
-fn about<'a>(plan: &'a ExecutionPlan, action: AuditAction, actor: &'a str) -> AuditEvent<'a> {
+pub(super) fn about<'a>(plan: &'a ExecutionPlan, action: AuditAction, actor: &'a str) -> AuditEvent<'a> {
     AuditEvent {
         command: plan.spec.command_ref.as_ref().map(|command| command.name.as_str()),
         plan: plan.metadata.name.as_deref(),
@@ -664,7 +321,7 @@ fn about<'a>(plan: &'a ExecutionPlan, action: AuditAction, actor: &'a str) -> Au
 }
 
 /// Marks a finished plan, so that watches leave it out.
-async fn finish(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
+pub(super) async fn finish(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
     if !plan.labels().contains_key(FINISHED_LABEL) && plan.metadata.deletion_timestamp.is_none() {
         let generation = plan.metadata.generation.unwrap_or(0).to_string();
         mark(context, &plans(plan, context), &plan.name_any(), &json!(generation)).await?;
@@ -721,7 +378,8 @@ mod tests {
         assert!(signals(&plan, None).cancel, "the suspended command was deleted");
         assert!(signals(&plan, Some(&command("u2", false))).cancel, "another command of that name");
         let mut going = command("u1", false);
-        going.metadata.deletion_timestamp = Some(Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
+        going.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
         assert!(signals(&plan, Some(&going)).cancel);
     }
 

@@ -21,6 +21,7 @@ pub use compiled::{CompiledPolicy, PolicyFault};
 pub use examples::ExampleOutcome;
 pub use facts::PlanFacts;
 pub use sticky::{still_demanded, stricter};
+pub use terms::written;
 
 use crate::api::{PolicyDemand, RiskLevel};
 use crate::tools::glob;

@@ -95,7 +95,8 @@ fn asks(policy: &CompiledPolicy, risk: RiskLevel) -> Vec<String> {
 }
 
 /// A duration as people write it in the API: `1h30m`.
-fn written(duration: Duration) -> String {
+#[must_use]
+pub fn written(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
     let text: String =

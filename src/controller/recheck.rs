@@ -1,0 +1,52 @@
+//! What the cluster says of a plan today, whatever it said when the plan was made.
+
+use super::context::{Context, Error, while_doing};
+use crate::api::{AgentCommand, ExecutionPlan, Risk, RiskLevel};
+use crate::plan::{Actor, Environments, PlanError, Reassessment, catalog_for, check_plan_rights, check_use, reassess};
+use kube::ResourceExt;
+use kube::api::Api;
+
+/// The risk by today's cluster: environment, live objects, dry run.
+pub(super) async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<Reassessment, Error> {
+    let namespace = plan.namespace().unwrap_or_default();
+    let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
+    let access = context.cluster.service_account(&namespace, account)?;
+    let catalog = catalog_for(&context.cluster, &plan.spec).await?;
+    let namespaces = context.namespaces().await?;
+    if namespaces.is_empty() {
+        // Without them no environment is known, and what is known of none must not look harmless.
+        let reasons = vec!["The environment of its objects is not known: namespaces cannot be read.".to_owned()];
+        let risk = Risk { level: RiskLevel::Critical, reasons };
+        return Ok(Reassessment { risk, irreversible: Vec::new() });
+    }
+    let environments = Environments::new(namespaces, context.namespace.clone());
+    Ok(reassess(&access, &catalog, &environments, &plan.spec).await?)
+}
+
+/// Effective rights are an intersection: everything that the plan does must be allowed to whoever asked and to its
+/// service account, and whoever asked must be allowed to use that account.
+pub(super) async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
+    let namespace = plan.namespace().unwrap_or_default();
+    let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
+    let Some(requester) = plan.spec.requested_by.as_ref().map(Actor::requester) else {
+        return Err(PlanError::Refused {
+            reason: "UnknownRequester",
+            message: "it is unknown who asked for the plan: spec.requestedBy is empty, and the admission policies that stamp it are not installed".to_owned(),
+        }
+        .into());
+    };
+    check_use(&context.cluster, &requester, &namespace, account).await?;
+    let catalog = catalog_for(&context.cluster, &plan.spec).await?;
+    let account = Actor::service_account(&namespace, account);
+    Ok(check_plan_rights(&context.cluster, &catalog, &requester, &account, &plan.spec).await?)
+}
+
+/// Whether the plan's command pauses right now. What brings the plan here may be the command going on, before the cache of
+/// commands shows it; nothing would come after that.
+pub(super) async fn still_suspended(plan: &ExecutionPlan, context: &Context) -> Result<bool, Error> {
+    let Some(reference) = &plan.spec.command_ref else { return Ok(false) };
+    let namespace = plan.namespace().unwrap_or_default();
+    let commands: Api<AgentCommand> = Api::namespaced(context.client.clone(), &namespace);
+    let command = commands.get_opt(&reference.name).await.map_err(while_doing("reading the plan's command"))?;
+    Ok(command.is_some_and(|command| command.spec.suspend))
+}
