@@ -3,6 +3,7 @@
 use crate::stage::Stage;
 use countersign::api::{CommandPhase, ExecutionPlan, PlanPhase};
 use kube::ResourceExt;
+use serde_json::json;
 use serde_json::Value;
 
 async fn waiting(stage: &Stage) -> (String, ExecutionPlan) {
