@@ -9,7 +9,7 @@ use countersign::api::{AgentCommand, CommandPhase, ExecutionPlan, PlanApproval, 
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 use serde_json::json;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// One stage on which alice asks and bob approves, over the API as fast as it goes.
 pub struct Course {
@@ -66,17 +66,27 @@ impl Course {
             Some(())
         };
         self.commands.until("the end of a command", |commands| commands.get(name).and_then(done)).await;
-        let lap = |duration: std::time::Duration| duration.as_secs_f64() * 1000.0;
+        let lap = |duration: Duration| duration.as_secs_f64() * 1000.0;
         Lap { ready: lap(ready), done: lap(begun.elapsed()) }
     }
 
     /// Bob approves what he was shown.
     pub async fn approve(&self, plan: &str, digest: &str) {
-        let approval = serde_json::from_value(json!({
+        let approval: PlanApproval = serde_json::from_value(json!({
             "apiVersion": "countersign.dev/v1alpha1", "kind": "PlanApproval", "metadata": { "name": plan },
             "spec": { "plan": plan, "digest": digest, "decision": "Approve" },
-        }));
-        self.bob.create(&PostParams::default(), &approval.unwrap()).await.unwrap();
+        }))
+        .unwrap();
+        for _ in 0..100 {
+            match self.bob.create(&PostParams::default(), &approval).await {
+                // The API server judges approvals by a cache of its own, which may not have the digest yet.
+                Err(kube::Error::Api(status)) if status.code == 403 && status.message.contains("no digest yet") => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                created => return drop(created.unwrap()),
+            }
+        }
+        panic!("plan {plan} has no digest in the API server's view");
     }
 }
 
