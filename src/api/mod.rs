@@ -61,6 +61,10 @@ pub const FIELD_MANAGER: &str = "countersign";
 /// Label that finished commands and plans carry, so that watches can leave them out
 /// (`!countersign.dev/finished`).
 pub const FINISHED_LABEL: &str = "countersign.dev/finished";
+/// Annotation on finished commands and plans with the time when they finished (RFC 3339). The oldest go first.
+pub const FINISHED_AT_ANNOTATION: &str = "countersign.dev/finished-at";
+/// Annotation on finished commands that have a time to live, with the time when it is over (RFC 3339).
+pub const EXPIRES_AT_ANNOTATION: &str = "countersign.dev/expires-at";
 /// Label on a plan with the name of the command that it came from.
 pub const COMMAND_LABEL: &str = "countersign.dev/command";
 /// Annotation on a plan with the generation of the command that it answers.

@@ -1,7 +1,8 @@
-use super::context::{Context, Error, while_doing};
+use super::context::{Context, Error, TRIED_AGAIN, while_doing};
 use super::finished::mark;
 use super::interpret::{Made, interpret};
 use super::notice::notice;
+use super::retention::expiry;
 use super::run::key;
 use crate::api::{
     AgentCommand, AgentCommandSpec, AgentCommandStatus, COMMAND_GENERATION_ANNOTATION, COMMAND_LABEL, CommandPhase,
@@ -11,10 +12,9 @@ use crate::api::{
 use crate::plan::digest;
 use crate::telemetry::{AuditAction, AuditEvent, audit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, PostParams};
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
-use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,8 +22,6 @@ use std::time::Duration;
 
 /// How often a plan is made anew because the cluster had moved before it began.
 const MAX_REPLANS: u32 = 3;
-/// How the message of a command ends that something holds up.
-const TRIED_AGAIN: &str = "; it is tried again by itself";
 
 /// Moves a command to its next phase. What keeps it from going on is told on the command itself, unless it passes at once.
 pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>) -> Result<Action, Error> {
@@ -50,7 +48,7 @@ pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>)
 async fn advance(command: &AgentCommand, context: &Context) -> Result<Action, Error> {
     let status = command.status.clone().unwrap_or_default();
     let asked = request_digest(&command.spec);
-    let is_new = status.request_digest.as_deref() != Some(asked.as_str());
+    let is_new = is_asked_anew(command);
     let plan = current_plan(command, &status, context).await?;
     match (is_new, status.phase, plan) {
         // While a plan is being carried out, a change of the request waits for its end.
@@ -60,7 +58,7 @@ async fn advance(command: &AgentCommand, context: &Context) -> Result<Action, Er
             begin(command, context, asked, 0).await
         }
         (true, _, _) => begin(command, context, asked, 0).await,
-        (false, Some(phase), _) if phase.is_final() => finish(command, &status, context).await,
+        (false, Some(phase), _) if phase.is_final() => finish(command, context).await,
         (false, Some(CommandPhase::NeedsClarification), _) => Ok(Action::await_change()),
         (false, _, Some(plan)) if phase_of(&plan) == PlanPhase::Drifted => {
             replan(command, status, context, asked).await
@@ -78,7 +76,7 @@ async fn advance(command: &AgentCommand, context: &Context) -> Result<Action, Er
 
 /// What makes another plan when it changes: all of the spec but what people say about the outcome, how long the command
 /// is kept, and whether it pauses.
-pub(super) fn request_digest(spec: &AgentCommandSpec) -> String {
+fn request_digest(spec: &AgentCommandSpec) -> String {
     let asked = AgentCommandSpec {
         feedback: None,
         suspend: false,
@@ -89,6 +87,12 @@ pub(super) fn request_digest(spec: &AgentCommandSpec) -> String {
     let text = serde_json::to_vec(&asked).unwrap_or_default();
     let hash: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hash}")
+}
+
+/// Whether a command asks for something else than what was answered.
+pub(super) fn is_asked_anew(command: &AgentCommand) -> bool {
+    let answered = command.status.as_ref().and_then(|status| status.request_digest.as_deref());
+    answered != Some(request_digest(&command.spec).as_str())
 }
 
 fn phase_of(plan: &ExecutionPlan) -> PlanPhase {
@@ -124,8 +128,13 @@ async fn supersede(plan: &ExecutionPlan, context: &Context) -> Result<(), Error>
         Api::namespaced(context.client.clone(), plan.namespace().as_deref().unwrap_or_default());
     let mut superseded = plan.clone();
     let mut status = plan.status.clone().unwrap_or_default();
+    let message = "the request changed: a newer plan took its place";
     status.phase = Some(PlanPhase::Superseded);
-    status.message = Some("the request changed: a newer plan took its place".to_owned());
+    status.message = Some(message.to_owned());
+    let (generation, reason) = (plan.metadata.generation, "Superseded");
+    set_condition(&mut status.conditions, ConditionType::Ready, false, reason, message, generation);
+    set_condition(&mut status.conditions, ConditionType::Reconciling, false, reason, message, generation);
+    set_condition(&mut status.conditions, ConditionType::Stalled, true, reason, message, generation);
     status.finished_at = Some(now());
     superseded.status = Some(status);
     // The resource version goes along: should the plan have begun meanwhile, the write fails and the change waits.
@@ -149,8 +158,7 @@ async fn stall(command: &AgentCommand, context: &Context, error: &Error) -> Resu
     let generation = command.metadata.generation;
     let mut status = command.status.clone().unwrap_or_default();
     let message = format!("{error}{TRIED_AGAIN}");
-    let is_new = status.request_digest.as_deref() != Some(request_digest(&command.spec).as_str());
-    if is_new && status.phase.is_none_or(CommandPhase::is_final) {
+    if is_asked_anew(command) && status.phase.is_none_or(CommandPhase::is_final) {
         status.phase = Some(CommandPhase::Interpreting);
     }
     status.observed_generation = generation;
@@ -232,7 +240,8 @@ async fn begin(command: &AgentCommand, context: &Context, asked: String, replans
             if phase.is_final() {
                 return end(command, context, status, phase, "Planned", &reply).await;
             }
-            write(command, context, status, phase, "Planned", &reply).await?;
+            let reason = if phase == CommandPhase::AwaitingApproval { "AwaitingApproval" } else { "Planned" };
+            write(command, context, status, phase, reason, &reply).await?;
             Ok(Action::await_change())
         }
     }
@@ -324,7 +333,7 @@ fn shortened_name(name: &str) -> &str {
 }
 
 /// Label values take 63 characters.
-fn label_value(name: &str) -> String {
+pub(super) fn label_value(name: &str) -> String {
     name.get(..63).unwrap_or(name).trim_end_matches(['-', '.']).to_owned()
 }
 
@@ -393,35 +402,29 @@ async fn end(
     status.finished_at = Some(now());
     let intent = status.interpretation.as_ref().and_then(|interpretation| interpretation.intent);
     let begun = status.started_at.as_ref().map(|time| time.0);
-    let written = write(command, context, status, phase, reason, message).await?;
+    let mut ended = command.clone();
+    ended.status = Some(write(command, context, status, phase, reason, message).await?);
     let took = begun.map(|begun| k8s_openapi::jiff::Timestamp::now().duration_since(begun));
     let took = took.and_then(|took| Duration::try_from(took).ok()).unwrap_or_default();
     context.metrics.request_finished(phase, intent, took);
     audit_command(command, AuditAction::Finished, &phase.to_string());
-    finish(command, &written, context).await
+    finish(&ended, context).await
 }
 
-/// Marks a finished command, so that watches leave it out; removes it when its time is over.
-async fn finish(command: &AgentCommand, status: &AgentCommandStatus, context: &Context) -> Result<Action, Error> {
-    let commands: Api<AgentCommand> =
-        Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());
-    if let (Some(keep), Some(finished)) = (command.spec.ttl_after_finished, &status.finished_at) {
-        let age = k8s_openapi::jiff::Timestamp::now().duration_since(finished.0);
-        let left = Duration::from(keep).saturating_sub(Duration::try_from(age).unwrap_or_default());
-        if left.is_zero() {
-            let preconditions = kube::api::Preconditions { uid: command.uid(), resource_version: None };
-            let params = DeleteParams::background().preconditions(preconditions);
-            commands.delete(&command.name_any(), &params).await.map_err(while_doing("removing a finished command"))?;
-            return Ok(Action::await_change());
-        }
-        // Unlike other finished commands, one that is to be removed stays in sight until then.
-        return Ok(Action::requeue(left));
-    }
+/// Marks a finished command, so that watches leave it out.
+async fn finish(command: &AgentCommand, context: &Context) -> Result<Action, Error> {
     if !command.labels().contains_key(FINISHED_LABEL) {
-        let generation = command.metadata.generation.unwrap_or(0).to_string();
-        mark(context, &commands, &command.name_any(), &json!(generation)).await?;
+        mark_finished(command, context).await?;
     }
     Ok(Action::await_change())
+}
+
+/// Sets the mark of a finished command, with the times when it finished and when it goes.
+pub(super) async fn mark_finished(command: &AgentCommand, context: &Context) -> Result<(), Error> {
+    let commands: Api<AgentCommand> =
+        Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());
+    let finished = command.status.as_ref().and_then(|status| status.finished_at.as_ref()).map(|time| time.0);
+    mark(context, &commands, &command.metadata, finished, expiry(command)).await
 }
 
 /// Writes the status with its conditions, and an event for the transition.
@@ -442,17 +445,12 @@ async fn write(
         status.conditions.clone_from(&previous.conditions);
     }
     let fine = phase == CommandPhase::Succeeded;
-    let waits = matches!(phase, CommandPhase::NeedsClarification | CommandPhase::AwaitingApproval);
     set_condition(&mut status.conditions, ConditionType::Ready, fine, reason, message, generation);
-    set_condition(
-        &mut status.conditions,
-        ConditionType::Reconciling,
-        !phase.is_final() && !waits,
-        reason,
-        message,
-        generation,
-    );
-    let stalled = waits || (phase.is_final() && !fine);
+    // Approvals come; an answer takes somebody who edits the request.
+    let asks_back = phase == CommandPhase::NeedsClarification;
+    let goes_on = !phase.is_final() && !asks_back;
+    set_condition(&mut status.conditions, ConditionType::Reconciling, goes_on, reason, message, generation);
+    let stalled = asks_back || (phase.is_final() && !fine);
     set_condition(&mut status.conditions, ConditionType::Stalled, stalled, reason, message, generation);
     let commands: Api<AgentCommand> =
         Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());

@@ -165,6 +165,9 @@ fn assessment(plan: &ExecutionPlan, digest: &str) -> String {
 /// How long an assessment made at planning is good for without another look.
 const ASSESSMENT_LIFETIME: Duration = Duration::from_secs(60);
 
+/// How the message of a command or plan ends that something holds up.
+pub(super) const TRIED_AGAIN: &str = "; it is tried again by itself";
+
 /// Why a reconciliation has to be tried again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -202,6 +205,9 @@ impl Error {
     /// One word for conditions and events.
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::Cluster(error) | Self::Plan(PlanError::Cluster(error)) if is_held_by_budget(error) => {
+                "DisruptionBudget"
+            }
             Self::Cluster(error) if error.is_forbidden() => "Forbidden",
             Self::Api { .. } | Self::Cluster(_) => "ClusterUnavailable",
             Self::Plan(error) => error.reason(),
@@ -231,6 +237,11 @@ impl Error {
     pub fn is_outdated(&self) -> bool {
         matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 409))
     }
+}
+
+/// Whether a PodDisruptionBudget keeps a pod from being evicted. The API server says so with the code of an overload.
+fn is_held_by_budget(error: &ClusterError) -> bool {
+    error.is_transient() && error.server_message().contains("disruption budget")
 }
 
 #[cfg(test)]

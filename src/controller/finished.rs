@@ -2,21 +2,28 @@
 //!
 //! Their metadata is listened to without keeping any of it: a finished plan that is deleted has snapshots to remove, one
 //! that is to be put back returns to the active ones, and so does a finished command whose request was edited. The label
-//! `countersign.dev/finished` holds the generation that it was set for.
+//! `countersign.dev/finished` holds the generation that it was set for; annotations beside it say when the object finished,
+//! and when it is to go.
 
-use super::command::request_digest;
+use super::command::{is_asked_anew, mark_finished};
 use super::context::{Context, Error, while_doing};
+use super::history::History;
 use super::plan::clean_up;
-use crate::api::{AgentCommand, CommandPhase, ExecutionPlan, FINISHED_LABEL, REQUEST_ANNOTATION};
+use super::retention::{self, Archive, Kept, keep_in_bounds};
+use crate::api::{
+    AgentCommand, CommandPhase, EXPIRES_AT_ANNOTATION, ExecutionPlan, FINISHED_AT_ANNOTATION, FINISHED_LABEL,
+    REQUEST_ANNOTATION,
+};
 use crate::cluster::{WATCH_PAUSE, watch_backoff};
 use crate::execute::can_be_put_back;
 use futures::StreamExt;
+use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::InitialListStrategy::{ListWatch, StreamingList};
-use kube::runtime::watcher::{self, Config, watcher};
+use kube::runtime::watcher::{self, Config, Event, watcher};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Debug;
@@ -26,19 +33,25 @@ use std::time::Duration;
 /// How often one object is tried before the next event of it has to do.
 const TRIES: u32 = 5;
 
-/// Listens to finished plans for as long as it is polled.
-pub(super) async fn plans(context: Arc<Context>) {
-    listen::<ExecutionPlan, _>(&context, async |meta| plan(meta, &context).await).await;
+/// Looks after finished plans for as long as it is polled. A namespace holds `limit` of those that belong to no command;
+/// as many as there are when it is 0.
+pub(super) async fn plans(context: Arc<Context>, limit: usize) {
+    let archive = Archive::new(limit);
+    let listening = listen::<ExecutionPlan, _>(&context, &archive, async |meta| plan(meta, &context).await);
+    tokio::join!(listening, keep_in_bounds::<ExecutionPlan>(&archive, &context));
 }
 
-/// Listens to finished commands for as long as it is polled.
-pub(super) async fn commands(context: Arc<Context>) {
-    listen::<AgentCommand, _>(&context, async |meta| command(meta, &context).await).await;
+/// Looks after finished commands for as long as it is polled. A namespace holds `limit` of them; as many as there are when
+/// it is 0.
+pub(super) async fn commands(context: Arc<Context>, limit: usize) {
+    let archive = Archive::new(limit);
+    let listening = listen::<AgentCommand, _>(&context, &archive, async |meta| command(meta, &context).await);
+    tokio::join!(listening, keep_in_bounds::<AgentCommand>(&archive, &context));
 }
 
-async fn listen<K, F>(context: &Context, handle: F)
+async fn listen<K, F>(context: &Context, archive: &Archive, handle: F)
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Kept,
     F: AsyncFn(&ObjectMeta) -> Result<(), Error>,
 {
     // One after the other from the server's cache, so that what is stored is in memory neither here nor there.
@@ -46,16 +59,36 @@ where
     loop {
         let objects: Api<PartialObjectMeta<K>> = Api::all(context.cluster.watching_client());
         let finished = watcher(objects, config.clone()).backoff(watch_backoff(WATCH_PAUSE));
-        let mut finished = std::pin::pin!(finished.applied_objects());
+        let mut finished = std::pin::pin!(finished);
         while let Some(seen) = finished.next().await {
             match seen {
-                Ok(object) => look_after(&object.metadata, &handle).await,
+                Ok(event) => {
+                    note::<K>(&event, archive);
+                    if let Event::Apply(object) | Event::InitApply(object) = event {
+                        look_after(&object.metadata, &handle).await;
+                    }
+                }
                 Err(error) if config.initial_list_strategy == StreamingList && knows_no_streaming(&error) => break,
                 // The watcher has taken itself up again already; what failed was logged by it.
                 Err(_) => {}
             }
         }
         config.initial_list_strategy = ListWatch;
+    }
+}
+
+/// Keeps the history in line with what is stored.
+fn note<K: Kept>(event: &Event<PartialObjectMeta<K>>, archive: &Archive) {
+    match event {
+        Event::Init => archive.change(History::restart),
+        Event::InitDone => archive.change(History::complete),
+        Event::Apply(object) | Event::InitApply(object) if K::counts(&object.metadata) => {
+            archive.change(|history| history.add(&retention::finished(&object.metadata)));
+        }
+        Event::Delete(object) if K::counts(&object.metadata) => {
+            archive.change(|history| history.remove(&retention::finished(&object.metadata)));
+        }
+        Event::Apply(_) | Event::InitApply(_) | Event::Delete(_) => {}
     }
 }
 
@@ -101,7 +134,7 @@ async fn plan(meta: &ObjectMeta, context: &Context) -> Result<(), Error> {
     if let Some(reference) = &plan.spec.command_ref {
         reopen(context, namespace, &reference.name, name).await?;
     }
-    mark(context, &plans, name, &Value::Null).await
+    unmark(context, &plans, name).await
 }
 
 /// Lets the command of a plan that is put back follow it again.
@@ -117,7 +150,7 @@ async fn reopen(context: &Context, namespace: &str, command: &str, plan: &str) -
     status.finished_at = None;
     let written = commands.replace_status(command, &PostParams::default(), &found).await;
     written.map_err(while_doing("taking a finished command up again"))?;
-    mark(context, &commands, command, &Value::Null).await
+    unmark(context, &commands, command).await
 }
 
 async fn command(meta: &ObjectMeta, context: &Context) -> Result<(), Error> {
@@ -130,19 +163,49 @@ async fn command(meta: &ObjectMeta, context: &Context) -> Result<(), Error> {
     let commands: Api<AgentCommand> = Api::namespaced(context.client.clone(), namespace);
     let command = commands.get_opt(name).await.map_err(while_doing("reading a finished command"))?;
     let Some(command) = command else { return Ok(()) };
-    let answered = command.status.as_ref().and_then(|status| status.request_digest.clone());
-    let asks_again = answered.as_deref() != Some(request_digest(&command.spec).as_str());
-    let is_to_go = command.spec.ttl_after_finished.is_some();
-    let value = if asks_again || is_to_go { Value::Null } else { json!(generation) };
-    mark(context, &commands, name, &value).await
+    if is_asked_anew(&command) {
+        unmark(context, &commands, name).await
+    } else {
+        mark_finished(&command, context).await
+    }
 }
 
-/// Sets the label of finished objects, or takes it off (`null`).
-pub(super) async fn mark<K>(context: &Context, objects: &Api<K>, name: &str, value: &Value) -> Result<(), Error>
+/// Sets the label of finished objects for a generation, with the times when the object finished and when it is to go.
+pub(super) async fn mark<K>(
+    context: &Context,
+    objects: &Api<K>,
+    meta: &ObjectMeta,
+    finished: Option<Timestamp>,
+    expires: Option<Timestamp>,
+) -> Result<(), Error>
 where
     K: Resource + Clone + Debug + DeserializeOwned,
 {
-    let patch = json!({ "metadata": { "labels": { FINISHED_LABEL: value } } });
+    let generation = meta.generation.unwrap_or(0).to_string();
+    let body = json!({
+        "labels": { FINISHED_LABEL: generation },
+        "annotations": { FINISHED_AT_ANNOTATION: finished, EXPIRES_AT_ANNOTATION: expires },
+    });
+    label(context, objects, meta.name.as_deref().unwrap_or_default(), &body).await
+}
+
+/// Takes the label of finished objects off: the object is active again.
+pub(super) async fn unmark<K>(context: &Context, objects: &Api<K>, name: &str) -> Result<(), Error>
+where
+    K: Resource + Clone + Debug + DeserializeOwned,
+{
+    let body = json!({
+        "labels": { FINISHED_LABEL: null },
+        "annotations": { FINISHED_AT_ANNOTATION: null, EXPIRES_AT_ANNOTATION: null },
+    });
+    label(context, objects, name, &body).await
+}
+
+async fn label<K>(context: &Context, objects: &Api<K>, name: &str, metadata: &Value) -> Result<(), Error>
+where
+    K: Resource + Clone + Debug + DeserializeOwned,
+{
+    let patch = json!({ "metadata": metadata });
     let patched = objects.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await;
     context.written.note(patched.map_err(while_doing("marking an object as finished"))?.meta());
     Ok(())

@@ -1,15 +1,16 @@
 //! Judging a plan that has not begun: what it is, how risky it is today, what the policies say to it, and who said yes.
 
 use super::approvals::Given;
-use super::context::{Context, Error, while_doing};
+use super::context::{Context, Error, TRIED_AGAIN, while_doing};
 use super::notice::notice;
 use super::plan::{about, execute, finish, plans};
 use super::policy::{Judged, verdict};
 use super::recheck::{assess_again, rights_hold, still_suspended};
 use crate::api::{
-    ApprovalTerms, ConditionType, ExecutionPlan, ExecutionPlanStatus, PlanPhase, RiskLevel, set_condition,
+    ApprovalTerms, ConditionType, ExecutionPlan, ExecutionPlanStatus, MAX_PLAN_MESSAGE, PlanPhase, RiskLevel,
+    set_condition, shortened,
 };
-use crate::approval::{Judgement, Outcome as Approval, Terms};
+use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms};
 use crate::execute::{Signals, check_promised_metrics};
 use crate::plan::policy::{Ruling, Verdict, still_demanded, stricter, written};
 use crate::plan::{digest, validate};
@@ -47,6 +48,37 @@ pub(super) async fn await_approval(
         }
         Err(Halt::Failed(error)) => Err(error),
     }
+}
+
+/// Writes on a plan that has not begun why it cannot be judged. It is tried again all the same.
+pub(super) async fn stall(plan: &ExecutionPlan, context: &Context, error: &Error) -> Result<(), Error> {
+    let before = plan.status.clone().unwrap_or_default();
+    if ApprovedPlan::begun(plan).is_some() || before.phase.is_some_and(PlanPhase::is_final) {
+        return Ok(());
+    }
+    let status = stalled(plan, before.clone(), error.reason(), &error.to_string());
+    if status == before {
+        return Ok(());
+    }
+    let message = status.message.clone().unwrap_or_default();
+    write(plan, context, status).await?;
+    notice(context, plan, true, error.reason(), "Judge", &message);
+    Ok(())
+}
+
+/// The status of a plan that cannot be judged. Its digest is not shown before it was judged once.
+fn stalled(plan: &ExecutionPlan, mut status: ExecutionPlanStatus, reason: &str, message: &str) -> ExecutionPlanStatus {
+    let generation = plan.metadata.generation;
+    let room = MAX_PLAN_MESSAGE - TRIED_AGAIN.len();
+    let message = format!("{}{TRIED_AGAIN}", shortened(message, room));
+    status.observed_generation = generation;
+    status.phase = Some(PlanPhase::AwaitingApproval);
+    status.progress.get_or_insert_with(|| format!("0/{}", plan.spec.steps.len()));
+    set_condition(&mut status.conditions, ConditionType::Ready, false, reason, &message, generation);
+    set_condition(&mut status.conditions, ConditionType::Reconciling, false, reason, &message, generation);
+    set_condition(&mut status.conditions, ConditionType::Stalled, true, reason, &message, generation);
+    status.message = Some(message);
+    status
 }
 
 /// One plan while it is judged.
@@ -341,7 +373,8 @@ impl<'a> Case<'a> {
         self.status.progress.get_or_insert_with(|| format!("0/{}", self.plan.spec.steps.len()));
         self.set(ConditionType::Approved, false, "AwaitingApproval", message);
         self.set(ConditionType::Ready, false, "AwaitingApproval", message);
-        self.set(ConditionType::Reconciling, false, "AwaitingApproval", message);
+        self.set(ConditionType::Reconciling, true, "AwaitingApproval", message);
+        self.set(ConditionType::Stalled, false, "AwaitingApproval", message);
         if self.before != self.status {
             write(self.plan, self.context, self.status.clone()).await?;
             notice(self.context, self.plan, false, "AwaitingApproval", "Judge", message);

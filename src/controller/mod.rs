@@ -5,6 +5,7 @@ mod command;
 mod context;
 mod failures;
 mod finished;
+mod history;
 mod interpret;
 mod judge;
 mod leader;
@@ -14,6 +15,7 @@ mod policy;
 mod proposals;
 mod provider;
 mod recheck;
+mod retention;
 mod run;
 
 pub use run::{RunError, RunOptions, run};

@@ -1,8 +1,9 @@
 use super::approvals;
 use super::context::{Context, Error, while_doing};
 use super::finished::mark;
-use super::judge::await_approval;
+use super::judge::{await_approval, stall};
 use super::notice::notice;
+use super::run::key;
 use crate::api::{
     AgentCommand, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanPhase, REQUEST_ANNOTATION, SNAPSHOT_FINALIZER,
 };
@@ -19,46 +20,56 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
 
-/// Moves a plan to its next phase.
+/// Moves a plan to its next phase. What keeps it from being judged is told on the plan itself, unless it passes at once.
 pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -> Result<Action, Error> {
+    let moved = advance(&plan, &context).await;
+    if let Err(error) = &moved
+        && !error.is_outdated()
+        && context.failures.are_known(&key::<ExecutionPlan>(plan.namespace().as_deref(), &plan.name_any()))
+        && let Err(unwritten) = stall(&plan, &context, error).await
+    {
+        tracing::debug!(error = %unwritten, plan = plan.name_any(), "what holds a plan up was not written down");
+    }
+    moved
+}
+
+async fn advance(plan: &ExecutionPlan, context: &Arc<Context>) -> Result<Action, Error> {
     // Above all what the cache still shows as under way when it has just ended.
     if context.written.is_ahead_of(&plan.metadata) {
         return Ok(Action::await_change());
     }
     let uid = plan.uid().unwrap_or_default();
-    let signals = signals(&plan, command_of(&plan, &context).await?.as_deref());
+    let signals = signals(plan, command_of(plan, context).await?.as_deref());
     if context.executions.signal(&uid, &signals) {
         return Ok(Action::await_change());
     }
     let status = plan.status.clone().unwrap_or_default();
     let is_final = status.phase.is_some_and(PlanPhase::is_final);
-    if plan.metadata.deletion_timestamp.is_some() && (is_final || ApprovedPlan::begun(&plan).is_none()) {
-        clean_up(&plan.metadata, &context).await?;
+    if plan.metadata.deletion_timestamp.is_some() && (is_final || ApprovedPlan::begun(plan).is_none()) {
+        clean_up(&plan.metadata, context).await?;
         return Ok(Action::await_change());
     }
     if is_final {
         let asked_back = signals.rollback.is_some() && can_be_put_back(&status);
         if !asked_back {
-            return finish(&plan, &context).await;
+            return finish(plan, context).await;
         }
     }
-    if let Some(approved) = ApprovedPlan::begun(&plan) {
+    if let Some(approved) = ApprovedPlan::begun(plan) {
         if is_final {
-            let line = AuditEvent {
-                decision: "putting back was asked for",
-                ..about(&plan, AuditAction::Begun, "countersign")
-            };
+            let line =
+                AuditEvent { decision: "putting back was asked for", ..about(plan, AuditAction::Begun, "countersign") };
             audit::record(line);
         }
-        execute(&context, &approved, status, signals);
+        execute(context, &approved, status, signals);
         return Ok(Action::await_change());
     }
     // Before the digest can be read, and approved: the finalizer sees to it that approvals go when the plan goes.
-    if !is_prepared(&plan) {
-        prepare(&plan, &context).await?;
+    if !is_prepared(plan) {
+        prepare(plan, context).await?;
         return Ok(Action::await_change());
     }
-    await_approval(&plan, &context, status, signals).await
+    await_approval(plan, context, status, signals).await
 }
 
 /// What people ask of a plan: by annotation on the plan, by `suspend` on its command, or by deleting either. A plan whose
@@ -323,8 +334,8 @@ pub(super) fn about<'a>(plan: &'a ExecutionPlan, action: AuditAction, actor: &'a
 /// Marks a finished plan, so that watches leave it out.
 pub(super) async fn finish(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
     if !plan.labels().contains_key(FINISHED_LABEL) && plan.metadata.deletion_timestamp.is_none() {
-        let generation = plan.metadata.generation.unwrap_or(0).to_string();
-        mark(context, &plans(plan, context), &plan.name_any(), &json!(generation)).await?;
+        let finished = plan.status.as_ref().and_then(|status| status.finished_at.as_ref()).map(|time| time.0);
+        mark(context, &plans(plan, context), &plan.metadata, finished, None).await?;
     }
     Ok(Action::await_change())
 }

@@ -133,6 +133,11 @@ impl Policies {
         self.current().map(|_| ()).map_err(unread)
     }
 
+    /// Whether some policy has a budget for each month, as far as is known.
+    pub fn count_months(&self) -> bool {
+        self.current().map_or(true, |known| known.iter().any(|policy| policy.counts_months()))
+    }
+
     fn current(&self) -> Result<Vec<Arc<CompiledPolicy>>, Option<String>> {
         match &*self.known.read().unwrap_or_else(PoisonError::into_inner) {
             Known::Read(policies) => Ok(policies.values().cloned().collect()),
@@ -176,16 +181,12 @@ pub(super) async fn verdict(
 /// What the plans cost that were carried out since the first of the month (UTC).
 async fn spent_this_month(namespaces: &[Namespace], context: &Context) -> Result<Vec<Spending>, Error> {
     let plans: Api<ExecutionPlan> = Api::all(context.client.clone());
-    let month = |at: Timestamp| at.to_zoned(TimeZone::UTC).date().first_of_month();
-    let this_month = month(Timestamp::now());
     let mut spent = Vec::new();
     let mut page = ListParams::default().labels(FINISHED_LABEL).limit(PAGE);
     loop {
         let list = plans.list(&page).await.map_err(while_doing("adding up what the plans of this month cost"))?;
         for plan in &list.items {
-            let Some(status) = &plan.status else { continue };
-            let finished = status.finished_at.as_ref().map(|time| month(time.0));
-            if status.phase != Some(PlanPhase::Succeeded) || finished != Some(this_month) {
+            if !counts_this_month(plan) {
                 continue;
             }
             let Some(estimate) = &plan.spec.estimate else { continue };
@@ -201,6 +202,15 @@ async fn spent_this_month(namespaces: &[Namespace], context: &Context) -> Result
             None => return Ok(spent),
         }
     }
+}
+
+/// Whether what a plan costs is part of what was spent since the first of the month (UTC).
+pub(super) fn counts_this_month(plan: &ExecutionPlan) -> bool {
+    let month = |at: Timestamp| at.to_zoned(TimeZone::UTC).date().first_of_month();
+    let costs = plan.spec.estimate.as_ref().is_some_and(|estimate| estimate.monthly_cost.is_some());
+    let Some(status) = plan.status.as_ref().filter(|_| costs) else { return false };
+    let finished = status.finished_at.as_ref().map(|time| month(time.0));
+    status.phase == Some(PlanPhase::Succeeded) && finished == Some(month(Timestamp::now()))
 }
 
 /// Compiles a policy, tries its examples and writes down whether it can be used.

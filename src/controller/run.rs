@@ -45,6 +45,10 @@ pub struct RunOptions {
     pub workers: u16,
     /// API groups whose servers behind the API server are trusted to carry out no dry run; `*` for every group.
     pub trusted_api_groups: Vec<String>,
+    /// How many finished commands each namespace keeps, the newest; all of them when 0.
+    pub keep_finished_commands: usize,
+    /// How many finished plans without a command each namespace keeps, the newest; all of them when 0.
+    pub keep_finished_plans: usize,
     /// The Prometheus that is asked about metrics, if there is one.
     pub prometheus: Option<Prometheus>,
 }
@@ -166,7 +170,8 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         );
     };
     let archive = async {
-        tokio::join!(finished::commands(context.clone()), finished::plans(context.clone()));
+        let commands = finished::commands(context.clone(), options.keep_finished_commands);
+        tokio::join!(commands, finished::plans(context.clone(), options.keep_finished_plans));
     };
     if !elector.acquire(&stop).await {
         return served_out(serving).await;

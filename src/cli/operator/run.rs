@@ -29,6 +29,12 @@ pub struct RunOptions {
     /// aggregated groups is changed.
     #[arg(long, env = "COUNTERSIGN_TRUSTED_API_GROUPS", value_name = "GROUPS", value_delimiter = ',')]
     pub trusted_api_groups: Vec<String>,
+    /// How many finished commands each namespace keeps, the newest; 0 keeps all. Up to a tenth more may be there for a while.
+    #[arg(long, env = "COUNTERSIGN_KEEP_FINISHED_COMMANDS", value_name = "NUMBER", default_value_t = 1000)]
+    pub keep_finished_commands: u32,
+    /// How many finished plans that belong to no command each namespace keeps, the newest; 0 keeps all.
+    #[arg(long, env = "COUNTERSIGN_KEEP_FINISHED_PLANS", value_name = "NUMBER", default_value_t = 1000)]
+    pub keep_finished_plans: u32,
     /// The Prometheus that steps verified by PromQL ask, for example http://prometheus.monitoring:9090.
     #[arg(long, env = "COUNTERSIGN_PROMETHEUS_URL", value_name = "URL")]
     pub prometheus_url: Option<String>,
@@ -62,6 +68,8 @@ pub(super) async fn run(options: RunOptions) -> Result<(), OperatorError> {
         namespace: options.namespace,
         instance: options.identity,
         workers: options.workers,
+        keep_finished_commands: usize::try_from(options.keep_finished_commands).unwrap_or(usize::MAX),
+        keep_finished_plans: usize::try_from(options.keep_finished_plans).unwrap_or(usize::MAX),
         // An empty variable is one empty word.
         trusted_api_groups: options.trusted_api_groups.into_iter().filter(|group| !group.is_empty()).collect(),
     };
