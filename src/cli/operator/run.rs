@@ -30,7 +30,7 @@ pub struct RunOptions {
     #[arg(long, env = "COUNTERSIGN_TRUSTED_API_GROUPS", value_name = "GROUPS", value_delimiter = ',')]
     pub trusted_api_groups: Vec<String>,
     /// The Prometheus that steps verified by PromQL ask, for example http://prometheus.monitoring:9090.
-    #[arg(long, env = "COUNTERSIGN_PROMETHEUS_URL", value_name = "URL")]
+    #[arg(long, env = "COUNTERSIGN_PROMETHEUS_URL", value_name = "URL", hide_env_values = true)]
     pub prometheus_url: Option<String>,
     /// A file with a bearer token for Prometheus.
     #[arg(long, env = "COUNTERSIGN_PROMETHEUS_TOKEN_FILE", value_name = "FILE", requires = "prometheus_url")]
