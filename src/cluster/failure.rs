@@ -416,7 +416,10 @@ mod tests {
         ];
         let told = told(lines, "Unschedulable: 0/3 nodes");
         let message = with_warnings("Pod a/b, Error; its last words:\n  bye".into(), &told);
-        insta::assert_snapshot!(message, @"");
+        insta::assert_snapshot!(message, @r#"
+        Pod a/b, Error; events: FailedMount: oldest; FailedMount: token=‹redacted›; FailedMount: secret "web" not found; its last words:
+          bye
+        "#);
         assert_eq!(with_warnings("x".into(), &[]), "x");
     }
 

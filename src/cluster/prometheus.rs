@@ -298,10 +298,8 @@ mod tests {
     fn no_password_is_shown() {
         for wrong in ["alice:hunter2@prometheus:9090", "ftp://alice:hunter2@prometheus", "prometheus?token=hunter2"] {
             let error = Prometheus::new(wrong, None).unwrap_err();
-            assert!(
-                !format!("{error} {error:?}").contains("hunter2") && error.to_string().contains("prometheus'"),
-                "{error}"
-            );
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+            assert!(error.to_string().contains("found 'prometheus"), "{error}");
         }
         let url = "http://alice:hunter2@prometheus:9090/?token=hunter2";
         let shown = format!("{:?}", Prometheus::new(url, None).unwrap());
