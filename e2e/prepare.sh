@@ -28,6 +28,35 @@ at_least() {
     ((have_major > want_major)) || { ((have_major == want_major)) && ((${have_minor%%.*} >= ${want_minor%%.*})); }
 }
 
+# Prometheus as Debian has it, unpacked where `e2e/cluster` keeps its binaries: installed as a package it would start a
+# service. One that is on the PATH already serves as well.
+needs_prometheus() {
+    local folder=${COUNTERSIGN_E2E_CACHE:-target/e2e}/debian
+    if command -v prometheus >/dev/null || [[ -x $folder/usr/bin/prometheus ]]; then
+        return
+    fi
+    if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+        fail "prometheus is missing, and this is not Debian; put the binary of https://prometheus.io/download on the PATH"
+    fi
+    printf '%s: fetching prometheus\n' "${0##*/}" >&2
+    mkdir -p "$folder"
+    local fetched
+    fetched=$(mktemp -d "$folder/fetching-XXXXXX")
+    # A new machine knows no packages yet; only root may ask for them.
+    if ! {
+        { (cd "$fetched" && apt-get download prometheus) ||
+            { [[ $(id -u) == 0 ]] && apt-get update && (cd "$fetched" && apt-get download prometheus); }; } &&
+            dpkg-deb -x "$fetched"/prometheus_*.deb "$fetched/root"
+    } >&2; then
+        rm -rf "$fetched"
+        fail "cannot fetch the Debian package prometheus (as root: apt-get update); or put a prometheus on the PATH by other means"
+    fi
+    # Whole or not at all: others may run beside this.
+    mkdir -p "$folder/usr/bin"
+    mv -f "$fetched/root/usr/bin/prometheus" "$folder/usr/bin/prometheus"
+    rm -rf "$fetched"
+}
+
 prepare() {
     [[ $(uname -s) == Linux ]] || fail "this takes Linux, and this is $(uname -s); use a virtual machine or a container"
     if [[ ! -e /etc/ssl/certs/ca-certificates.crt && ! -e /etc/pki/tls/certs/ca-bundle.crt ]]; then

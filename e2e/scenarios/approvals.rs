@@ -3,8 +3,8 @@
 use crate::stage::Stage;
 use countersign::api::{CommandPhase, ExecutionPlan, PlanPhase};
 use kube::ResourceExt;
-use serde_json::json;
 use serde_json::Value;
+use serde_json::json;
 
 async fn waiting(stage: &Stage) -> (String, ExecutionPlan) {
     stage.run("checkout", "nginx:1.27", 2).await;

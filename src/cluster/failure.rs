@@ -1,7 +1,8 @@
 //! Why a workload does not become ready, in the words of the kubelet, the scheduler and the container itself.
 
-use super::{Access, Catalog, ClusterError, ListOptions, ResourceKind, redact_text};
+use super::{Access, Catalog, ClusterError, EventLine, ListOptions, ResourceKind, redact_text};
 use crate::api::ObjectRef;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 use std::fmt;
 
@@ -9,6 +10,9 @@ use std::fmt;
 const LOG_LINES: usize = 10;
 /// The longest log line quoted, in characters.
 const LOG_LINE: usize = 300;
+const LAST_WORDS: &str = "; its last words:";
+/// Events quoted at most.
+const EVENTS: usize = 3;
 
 /// Why a workload does not become ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,13 +94,72 @@ pub async fn workload_failure(
     Ok(Some(Failure { reason: failure.reason.clone(), message: redact_text(&message), terminal: failure.terminal }))
 }
 
+/// The newest warnings about an object, and about a pod of its newest revision that is not ready, that say something
+/// new: a volume that cannot be mounted, a StatefulSet whose pods a quota refuses. Newest last, redacted.
+///
+/// Those about the object itself count from `since` on; the pods are as new as the change. What is in `said` already is left
+/// out, and so is what may not be read.
+pub async fn warnings(
+    access: &Access,
+    catalog: &Catalog,
+    object: &Value,
+    since: Option<Timestamp>,
+    said: &str,
+) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(reference) = ObjectRef::of(object) {
+        let uid = object.pointer("/metadata/uid").and_then(Value::as_str);
+        let found = access.events_of(&reference, uid).await.unwrap_or_default();
+        lines.extend(found.into_iter().filter(|line| since.is_none_or(|since| line.last_seen >= Some(since))));
+    }
+    let is_pod = object.get("kind").and_then(Value::as_str) == Some("Pod");
+    let pods = if is_pod { Vec::new() } else { newest_pods(access, catalog, object).await.unwrap_or_default() };
+    let mut unready: Vec<&Value> = pods.iter().filter(|pod| !is_pod_ready(pod)).collect();
+    unready.sort_by_key(|pod| pod_failure(pod).map_or((true, true), |failure| (!failure.terminal, !failure.ran)));
+    if let Some((pod, reference)) = unready.first().and_then(|pod| Some((pod, ObjectRef::of(pod)?))) {
+        let uid = pod.pointer("/metadata/uid").and_then(Value::as_str);
+        lines.extend(access.events_of(&reference, uid).await.unwrap_or_default());
+    }
+    told(lines, said)
+}
+
+fn told(mut lines: Vec<EventLine>, said: &str) -> Vec<String> {
+    lines.sort_by_key(|line| line.last_seen);
+    let mut told: Vec<String> = Vec::new();
+    for line in lines.into_iter().rev().filter(|line| line.kind == "Warning" && !line.message.trim().is_empty()) {
+        let message = line.message.split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = redact_text(&format!("{}: {message}", line.reason)).chars().take(LOG_LINE).collect();
+        if !said.contains(&message) && !told.contains(&text) && told.len() < EVENTS {
+            told.push(text);
+        }
+    }
+    told.reverse();
+    told
+}
+
+/// The message with these warnings, before the last words of a container, which may be long.
+#[must_use]
+pub fn with_warnings(mut message: String, warnings: &[String]) -> String {
+    if !warnings.is_empty() {
+        let place = message.find(LAST_WORDS).unwrap_or(message.len());
+        message.insert_str(place, &format!("; events: {}", warnings.join("; ")));
+    }
+    message
+}
+
+fn is_pod_ready(pod: &Value) -> bool {
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+    let is = |condition: &Value, key: &str, value: &str| condition.get(key).and_then(Value::as_str) == Some(value);
+    conditions.into_iter().flatten().any(|condition| is(condition, "type", "Ready") && is(condition, "status", "True"))
+}
+
 fn append_log(message: &mut String, log: &str) {
     let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
     if last.is_empty() {
         return;
     }
-    message.push_str("; its last words:");
+    message.push_str(LAST_WORDS);
     for line in last {
         message.push_str("\n  ");
         message.extend(line.chars().filter(|c| !c.is_control() || *c == '\t').take(LOG_LINE));
@@ -331,6 +394,33 @@ mod tests {
         assert!(message.ends_with("line 29[0m"));
         append_log(&mut message, "  \n");
         assert_eq!(message.lines().count(), 1 + LOG_LINES);
+    }
+
+    #[test]
+    fn warnings_are_told_once_and_before_the_log() {
+        let line = |second: i64, kind: &str, message: &str| EventLine {
+            reason: "FailedMount".into(),
+            message: message.into(),
+            kind: kind.into(),
+            last_seen: Timestamp::from_second(second).ok(),
+            count: 1,
+        };
+        let lines = vec![
+            line(4, "Warning", "secret \"web\"\nnot found"),
+            line(1, "Warning", "oldest"),
+            line(2, "Warning", "token=hunter2-is-secret"),
+            line(3, "Warning", "secret \"web\" not found"),
+            line(5, "Normal", "Pulled"),
+            line(6, "Warning", "0/3 nodes"),
+            line(0, "Warning", "older still"),
+        ];
+        let told = told(lines, "Unschedulable: 0/3 nodes");
+        let message = with_warnings("Pod a/b, Error; its last words:\n  bye".into(), &told);
+        insta::assert_snapshot!(message, @r#"
+        Pod a/b, Error; events: FailedMount: oldest; FailedMount: token=‹redacted›; FailedMount: secret "web" not found; its last words:
+          bye
+        "#);
+        assert_eq!(with_warnings("x".into(), &[]), "x");
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub use connection::{Asked, Cluster, Review, Subject};
 pub use delegation::Delegation;
 pub use diff::diff;
 pub use error::{Attempt, ClusterError};
-pub use failure::{Failure, PodFailure, pod_failure, workload_failure};
+pub use failure::{Failure, PodFailure, pod_failure, warnings, with_warnings, workload_failure};
 pub use image::{ImageError, ImageReference, parse_image};
 pub use inverse::{Drift, Inverse, drift, inverse, landed, one_way};
 pub use prometheus::{Prometheus, PrometheusError, Truth};

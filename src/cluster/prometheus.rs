@@ -1,6 +1,7 @@
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 use serde_json::Value;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
 const LONGEST_MESSAGE: usize = 300;
 
 /// A server of the Prometheus HTTP API, for instant queries (<https://prometheus.io/docs/prometheus/latest/querying/api/>).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Prometheus {
     http: reqwest::Client,
     query: Url,
@@ -36,9 +37,12 @@ pub enum PrometheusError {
         "the address of Prometheus must be an http or https URL such as http://prometheus.monitoring:9090, found '{found}'"
     )]
     Address {
-        /// What was given.
+        /// What was given, without what may be secret.
         found: String,
     },
+    /// Only one of them can be sent.
+    #[error("the address of Prometheus names a user, and there is a token file, too: give one of the two")]
+    TwoCredentials,
     /// No client can be made.
     #[error("no connection to Prometheus can be set up")]
     Client(#[source] reqwest::Error),
@@ -55,7 +59,7 @@ pub enum PrometheusError {
     #[error("Prometheus refuses the expression: {0}")]
     Expression(String),
     /// The server does not let us ask.
-    #[error("Prometheus refuses the operator ({0}): check --prometheus-token-file")]
+    #[error("Prometheus refuses the operator ({0}): check --prometheus-token-file, or the user in --prometheus-url")]
     Unauthorized(StatusCode),
     /// The server cannot answer now.
     #[error("Prometheus cannot be asked: {0}")]
@@ -74,16 +78,19 @@ impl PrometheusError {
 }
 
 impl Prometheus {
-    /// The server at `url`, its path prefix included. `token_file` holds a bearer token and is read for each query, so
-    /// that it may be renewed.
+    /// The server at `url`, its path prefix included. A user and password in it are sent as basic authentication, and
+    /// shown nowhere. `token_file` holds a bearer token and is read for each query, so that it may be renewed.
     ///
     /// # Errors
-    /// When the URL is none, or when there can be no TLS.
+    /// When the URL is none, when there are two credentials, or when there can be no TLS.
     pub fn new(url: &str, token_file: Option<&Path>) -> Result<Self, PrometheusError> {
-        let address = || PrometheusError::Address { found: url.to_owned() };
+        let address = || PrometheusError::Address { found: without_user(url).to_owned() };
         let mut query = Url::parse(url).map_err(|_| address())?;
         if !matches!(query.scheme(), "http" | "https") || query.host_str().is_none() {
             return Err(address());
+        }
+        if token_file.is_some() && (!query.username().is_empty() || query.password().is_some()) {
+            return Err(PrometheusError::TwoCredentials);
         }
         query.path_segments_mut().map_err(|()| address())?.pop_if_empty().extend(["api", "v1", "query"]);
         // reqwest is built without a TLS provider of its own; a second installation is refused, and the first is as good.
@@ -112,7 +119,7 @@ impl Prometheus {
                 .map_err(|source| PrometheusError::Token { file: file.clone(), source })?;
             request = request.bearer_auth(token.trim());
         }
-        // The URL has the expression, and nothing secret.
+        // The URL may have a password.
         let unavailable = |error: reqwest::Error| PrometheusError::Unavailable(brief(&causes(&error.without_url())));
         let mut response = request.send().await.map_err(unavailable)?;
         let status = response.status();
@@ -126,6 +133,18 @@ impl Prometheus {
         }
         read(status, &body)
     }
+}
+
+impl fmt::Debug for Prometheus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prometheus").field("host", &self.query.host_str()).finish_non_exhaustive()
+    }
+}
+
+/// An address that is none, as it may be shown: what stands before an `@` may be a password, and so may a query.
+fn without_user(address: &str) -> &str {
+    let address = address.rsplit_once('@').map_or(address, |(_, rest)| rest);
+    address.split_once('?').map_or(address, |(start, _)| start)
 }
 
 #[derive(Deserialize)]
@@ -272,6 +291,41 @@ mod tests {
         for right in ["http://prometheus:9090", "https://metrics.example/prometheus/"] {
             let query = Prometheus::new(right, None).unwrap().query;
             assert!(query.path().ends_with("/api/v1/query") && !query.path().contains("//"), "{query}");
+        }
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        for wrong in ["alice:hunter2@prometheus:9090", "ftp://alice:hunter2@prometheus", "prometheus?token=hunter2"] {
+            let error = Prometheus::new(wrong, None).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+            assert!(error.to_string().contains("found 'prometheus"), "{error}");
+        }
+        let url = "http://alice:hunter2@prometheus:9090/?token=hunter2";
+        let shown = format!("{:?}", Prometheus::new(url, None).unwrap());
+        assert!(!shown.contains("hunter2") && shown.contains("prometheus"), "{shown}");
+        let both = Prometheus::new(url, Some(Path::new("/nowhere"))).unwrap_err();
+        insta::assert_snapshot!(both, @"the address of Prometheus names a user, and there is a token file, too: give one of the two");
+    }
+
+    #[tokio::test]
+    async fn a_user_arrives_and_is_told_to_nobody() {
+        let answer = async |headers: HeaderMap| {
+            let user = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+            if user == "Basic YWxpY2U6aHVudGVyMg==" { StatusCode::UNAUTHORIZED } else { StatusCode::NOT_FOUND }
+        };
+        let app = axum::Router::new().route("/api/v1/query", axum::routing::get(answer));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move { axum::serve(listener, app).await });
+        let prometheus = Prometheus::new(&format!("http://alice:hunter2@{address}"), None).unwrap();
+        let refused = prometheus.check("up").await.unwrap_err();
+        assert!(matches!(refused, PrometheusError::Unauthorized(_)), "{refused}");
+        server.abort();
+        let _ = server.await;
+        let gone = prometheus.check("up").await.unwrap_err();
+        for error in [refused, gone] {
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         }
     }
 

@@ -49,6 +49,8 @@ pub fn readiness(object: Option<&Value>) -> Readiness {
 struct View<'v>(&'v Value);
 
 struct Condition<'v> {
+    /// Whether it speaks of an earlier generation of the object, by its own `observedGeneration`.
+    outdated: bool,
     status: &'v str,
     reason: &'v str,
     message: &'v str,
@@ -71,7 +73,9 @@ impl<'v> View<'v> {
         let conditions = self.0.pointer("/status/conditions")?.as_array()?;
         let text = |condition: &'v Value, key: &str| condition.get(key).and_then(Value::as_str).unwrap_or_default();
         let found = conditions.iter().find(|condition| text(condition, "type") == condition_type)?;
+        let observed = found.get("observedGeneration").and_then(Value::as_i64);
         Some(Condition {
+            outdated: observed.zip(self.number("/metadata/generation")).is_some_and(|(seen, now)| seen < now),
             status: text(found, "status"),
             reason: text(found, "reason"),
             message: text(found, "message"),
@@ -127,6 +131,9 @@ fn general(view: View<'_>) -> Option<Readiness> {
         return Some(waiting(condition.words("reconciling")));
     }
     if let Some(condition) = view.condition("Stalled").filter(Condition::is_true) {
+        if condition.outdated {
+            return Some(waiting("its controller has not looked at the change yet"));
+        }
         return Some(Readiness::Failed(condition.words("stalled")));
     }
     None
@@ -140,6 +147,7 @@ fn unobserved(view: View<'_>) -> Option<Readiness> {
 fn by_ready_condition(view: View<'_>) -> Readiness {
     match view.condition("Ready") {
         Some(ready) if !ready.is_true() => waiting(ready.words("not ready")),
+        Some(ready) if ready.outdated => waiting("its controller has not looked at the change yet"),
         _ => Readiness::Current,
     }
 }

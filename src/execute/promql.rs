@@ -40,15 +40,28 @@ impl Effects {
         }
     }
 
-    /// Resolves when the expression has ceased to hold. That nobody can tell is no degradation.
-    pub(super) async fn metric_degradation(&self, expression: &str) -> Option<String> {
-        let prometheus = self.metrics().ok()?;
+    /// Resolves when the expression has ceased to hold.
+    pub(super) async fn metric_degradation(&self, expression: &str) -> String {
         loop {
             tokio::time::sleep(PAUSE).await;
-            match prometheus.check(expression).await {
-                Ok(Truth::Holds(_)) => {}
-                Ok(Truth::DoesNotHold(found)) => return Some(format!("{expression} does not hold any more: {found}")),
-                Err(error) => tracing::warn!(%error, "a metric cannot be observed"),
+            if let Some(degraded) = self.metric_degraded(expression).await {
+                return degraded;
+            }
+        }
+    }
+
+    /// Whether the expression has ceased to hold. That nobody can tell is no degradation.
+    pub(super) async fn metric_degraded(&self, expression: &str) -> Option<String> {
+        let checked = match self.metrics() {
+            Ok(prometheus) => prometheus.check(expression).await.map_err(|error| error.to_string()),
+            Err(reason) => Err(reason),
+        };
+        match checked {
+            Ok(Truth::Holds(_)) => None,
+            Ok(Truth::DoesNotHold(found)) => Some(format!("{expression} does not hold any more: {found}")),
+            Err(error) => {
+                tracing::warn!(expression, error, "a metric cannot be observed");
+                None
             }
         }
     }

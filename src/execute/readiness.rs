@@ -4,9 +4,9 @@ use super::condition::object_satisfies;
 use super::effect::{EffectError, Effects, Subject, Watching, refused, timeout};
 use super::journal::Observation;
 use super::promql::promised_metric;
-use crate::api::{ResourceId, Step, StepStatus, Verify, VerifyKind, Wait, WaitUntil};
-use crate::cluster::{ClusterError, Readiness, readiness, workload_failure};
-use futures::stream::{self, BoxStream};
+use crate::api::{ObjectRef, ResourceId, Step, StepStatus, Verify, VerifyKind, Wait, WaitUntil};
+use crate::cluster::{ClusterError, Readiness, readiness, warnings, with_warnings, workload_failure};
+use futures::stream::{self, BoxStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
 use serde_json::Value;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// What a step that was carried out is given at least to get ready, however late it is.
 const LAST_LOOK: Duration = Duration::from_secs(10);
+/// What an object that is on its way when the time of watching ends is given to arrive: an autoscaler may just have begun.
+const ARRIVAL: Duration = Duration::from_secs(30);
 
 /// What is waited for.
 enum Goal {
@@ -90,7 +92,14 @@ impl Effects {
                 Ok(subject) => subject,
                 Err(error) => return refused(&step.id, error.to_string()),
             };
-        match self.reach(&subject, &goal, timeout(step)).await {
+        let begun = tokio::time::Instant::now();
+        let reached = match (self.reach(&subject, &goal, timeout(step)).await, promised_metric(step)) {
+            (Ok(_), Some(expression)) => {
+                self.reach_metric(expression, timeout(step).saturating_sub(begun.elapsed()).max(LAST_LOOK)).await
+            }
+            (reached, _) => reached,
+        };
+        match reached {
             Ok(message) => Observation::Verified { step: step.id.clone(), message },
             Err(message) => refused(&step.id, message),
         }
@@ -112,9 +121,21 @@ impl Effects {
             Err(format!("watching {} ended", subject.target))
         };
         match tokio::time::timeout(within, watched).await {
-            Ok(result) => result,
-            Err(_) => Err(format!("not reached within {}: {last}", spoken(within))),
+            Ok(Ok(message)) => Ok(message),
+            Ok(Err(message)) => Err(self.with_warnings(subject, message).await),
+            Err(_) => {
+                let message = format!("not reached within {}: {last}", spoken(within));
+                Err(self.with_warnings(subject, message).await)
+            }
         }
+    }
+
+    /// The message with what the cluster's events say beyond it. They are asked for only when something went wrong.
+    async fn with_warnings(&self, subject: &Subject<'_>, message: String) -> String {
+        let Ok(Some(live)) = self.access.get(&subject.kind, &subject.target).await else { return message };
+        let since = subject.entry.started_at.as_ref().map(|time| time.0);
+        let events = warnings(&self.access, &subject.catalog, &live, since, &message).await;
+        with_warnings(message, &events)
     }
 
     /// The object, `None` where there is none, whenever it is time to look at it: at first, and after every change of it or
@@ -159,16 +180,31 @@ impl Effects {
                     conditions.into_iter().flatten().find(|c| c.get("type").and_then(Value::as_str) == Some(wanted));
                 match found.and_then(|condition| condition.get("status")).and_then(Value::as_str) {
                     Some("True") => Look::There(format!("{} is {wanted}", subject.target)),
-                    Some(status) => Look::NotYet(format!("condition {wanted} is {status}")),
-                    None => Look::NotYet(format!("{} has no condition {wanted}", subject.target)),
+                    Some(status) => self.look_hopeful(subject, live, format!("condition {wanted} is {status}")).await,
+                    None => {
+                        let missing = format!("{} has no condition {wanted}", subject.target);
+                        self.look_hopeful(subject, live, missing).await
+                    }
                 }
             }
             Goal::Expression(expression) => match live.map(|live| object_satisfies(expression, live)) {
                 Some(Ok(true)) => Look::There(format!("{expression} holds")),
-                Some(Ok(false)) => Look::NotYet(format!("{expression} does not hold")),
-                Some(Err(error)) => Look::NotYet(error.to_string()),
+                Some(Ok(false)) => self.look_hopeful(subject, live, format!("{expression} does not hold")).await,
+                Some(Err(error)) => self.look_hopeful(subject, live, error.to_string()).await,
                 None => Look::NotYet(format!("{} does not exist", subject.target)),
             },
+        }
+    }
+
+    /// What is missing, and whether it may still come: an object that has failed, by its own status or its pods', will
+    /// hardly do what is waited for.
+    async fn look_hopeful(&self, subject: &Subject<'_>, live: Option<&Value>, missing: String) -> Look {
+        match readiness(live) {
+            Readiness::Failed(_) | Readiness::InProgress(_) => match self.look_ready(subject, live).await {
+                Look::Never(why) => Look::Never(format!("{missing}: {why}")),
+                _ => Look::NotYet(missing),
+            },
+            _ => Look::NotYet(missing),
         }
     }
 
@@ -203,11 +239,11 @@ impl Effects {
         let gone = since.map_or(Duration::ZERO, |since| {
             Duration::try_from(jiff::Timestamp::now().duration_since(since)).unwrap_or(Duration::ZERO)
         });
-        let mut watches = futures::stream::FuturesUnordered::new();
-        for step in watched(steps, entries) {
-            watches.push(self.degradation(step).boxed());
-            watches.extend(promised_metric(step).map(|expression| self.metric_degradation(expression).boxed()));
-        }
+        let watched = watched(steps, entries);
+        let metrics: Vec<&str> = landed(steps, entries).filter_map(promised_metric).collect();
+        let mut watches = FuturesUnordered::new();
+        watches.extend(watched.iter().map(|step| self.degradation(step).boxed()));
+        watches.extend(metrics.iter().map(|expression| self.metric_degradation(expression).map(Some).boxed()));
         let degraded = async {
             while let Some(found) = watches.next().await {
                 if found.is_some() {
@@ -216,8 +252,51 @@ impl Effects {
             }
             std::future::pending().await
         };
-        let degraded = tokio::time::timeout(window.saturating_sub(gone), degraded).await.ok().flatten();
+        let mut degraded = tokio::time::timeout(window.saturating_sub(gone), degraded).await.ok().flatten();
+        if degraded.is_none() {
+            let mut ends = FuturesUnordered::new();
+            ends.extend(watched.iter().map(|step| self.lost(step, &watched).boxed()));
+            ends.extend(metrics.iter().map(|expression| self.metric_degraded(expression).boxed()));
+            while let Some(found) = ends.next().await {
+                degraded = degraded.or(found);
+            }
+        }
         Observation::Observed { degraded, rolls_back }
+    }
+
+    /// What is missing of the step's promise at the end of the time of watching: also what happened while the operator was
+    /// away. That nobody can tell is no degradation.
+    async fn lost(&self, step: &Step, watched: &[&Step]) -> Option<String> {
+        let goal = match Self::verification(step) {
+            Verify { kind: VerifyKind::Ready | VerifyKind::PromQL, .. } => Goal::Ready,
+            // Another step may have meant to change it.
+            Verify { kind: VerifyKind::Expression, expression: Some(expression) } if alone(step, watched) => {
+                Goal::Expression(expression)
+            }
+            _ => return None,
+        };
+        let subject = self.subject(step, StepStatus::default()).await.ok()?;
+        let mut missing = None;
+        let looked = async {
+            let mut looks = self.looks(&subject).await;
+            while let Some(Ok(live)) = looks.next().await {
+                match self.look(&subject, &goal, live.as_ref().as_ref()).await {
+                    Look::There(_) => return None,
+                    Look::NotYet(message) => missing = Some(message),
+                    Look::Never(message) => return Some(message),
+                }
+            }
+            None
+        };
+        let found = match tokio::time::timeout(ARRIVAL, looked).await {
+            Ok(found) => found,
+            Err(_) => missing,
+        };
+        Some(self.degraded(&subject, found?).await)
+    }
+
+    async fn degraded(&self, subject: &Subject<'_>, message: String) -> String {
+        self.with_warnings(subject, format!("{} degraded: {message}", subject.target)).await
     }
 
     /// Resolves when the object of the step degrades.
@@ -243,21 +322,32 @@ impl Effects {
                 return Some(format!("{} degraded: it is gone", subject.target));
             }
             if let Look::Never(message) = self.look_ready(&subject, live.as_ref().as_ref()).await {
-                return Some(format!("{} degraded: {message}", subject.target));
+                return Some(self.degraded(&subject, message).await);
             }
         }
         None
     }
 }
 
+/// The steps that were carried out.
+fn landed<'s>(steps: &'s [Step], entries: &[StepStatus]) -> impl Iterator<Item = &'s Step> {
+    steps.iter().filter(|step| entries.iter().any(|entry| entry.id == step.id && entry.landed()))
+}
+
 /// The steps whose objects are to stay well: those that were carried out, unless another step deleted the object after.
 fn watched<'s>(steps: &'s [Step], entries: &[StepStatus]) -> Vec<&'s Step> {
-    let landed = |step: &&Step| entries.iter().any(|entry| entry.id == step.id && entry.landed());
-    let target = |step: &Step| step.operation.target().ok().flatten();
-    let deleted: Vec<_> =
-        steps.iter().filter(landed).filter(|step| step.operation.delete.is_some()).map(target).collect();
+    let deleted: Vec<_> = landed(steps, entries).filter(|step| step.operation.delete.is_some()).map(target).collect();
     let changes = |step: &&Step| step.operation.apply.is_some() || step.operation.patch.is_some();
-    steps.iter().filter(landed).filter(changes).filter(|step| !deleted.contains(&target(step))).collect()
+    landed(steps, entries).filter(changes).filter(|step| !deleted.contains(&target(step))).collect()
+}
+
+/// Whether no other of the steps changes the same object.
+fn alone(step: &Step, others: &[&Step]) -> bool {
+    others.iter().all(|other| other.id == step.id || target(other) != target(step))
+}
+
+fn target(step: &Step) -> Option<ObjectRef> {
+    step.operation.target().ok().flatten()
 }
 
 /// What is left of the step's time, which began with its preparation: also after a crash.
@@ -280,7 +370,7 @@ pub(super) fn spoken(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{ObjectRef, Operation, PatchType};
+    use crate::api::{Operation, PatchType};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
 
@@ -321,7 +411,11 @@ mod tests {
         };
         let skipped = StepStatus { id: "left-out".into(), ..StepStatus::default() };
         let entries = [entry("stays"), skipped, entry("goes"), entry("deletes")];
-        let ids: Vec<_> = watched(&steps, &entries).into_iter().map(|step| step.id.as_str()).collect();
+        let watched = watched(&steps, &entries);
+        let ids: Vec<_> = watched.iter().map(|step| step.id.as_str()).collect();
         assert_eq!(ids, ["stays"]);
+        assert!(alone(&steps[0], &watched));
+        let again = step("again", patch("a"));
+        assert!(!alone(&steps[0], &[watched, vec![&again]].concat()));
     }
 }

@@ -36,7 +36,7 @@ pub struct RunOptions {
     #[arg(long, env = "COUNTERSIGN_KEEP_FINISHED_PLANS", value_name = "NUMBER", default_value_t = 1000)]
     pub keep_finished_plans: u32,
     /// The Prometheus that steps verified by PromQL ask, for example http://prometheus.monitoring:9090.
-    #[arg(long, env = "COUNTERSIGN_PROMETHEUS_URL", value_name = "URL")]
+    #[arg(long, env = "COUNTERSIGN_PROMETHEUS_URL", value_name = "URL", hide_env_values = true)]
     pub prometheus_url: Option<String>,
     /// A file with a bearer token for Prometheus.
     #[arg(long, env = "COUNTERSIGN_PROMETHEUS_TOKEN_FILE", value_name = "FILE", requires = "prometheus_url")]

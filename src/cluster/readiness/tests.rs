@@ -205,6 +205,23 @@ fn other_kinds() {
 }
 
 #[test]
+fn conditions_of_an_earlier_generation_say_nothing() {
+    let condition = |name: &str, observed: i64| json!({ "conditions": [{ "type": name, "status": "True", "reason": "Told", "observedGeneration": observed }] });
+    for (name, observed, expected) in [
+        ("Ready", 1, "in progress: its controller has not looked at the change yet"),
+        ("Ready", 2, "current"),
+        ("Stalled", 1, "in progress: its controller has not looked at the change yet"),
+        ("Stalled", 2, "failed: Told"),
+    ] {
+        assert_eq!(
+            of("example.com/v1", "Thing", 2, &json!({}), &condition(name, observed)),
+            expected,
+            "{name} {observed}"
+        );
+    }
+}
+
+#[test]
 fn deletion_comes_first_and_nothing_is_absent() {
     let object = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "deletionTimestamp": "now", "finalizers": ["a/b"] },
         "status": { "phase": "Succeeded" } });
