@@ -5,13 +5,14 @@ use super::status::settle_status;
 use super::stop::{crash_point, pause_point};
 use crate::api::{ExecutionPlan, ExecutionPlanStatus};
 use crate::approval::ApprovedPlan;
-use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+use tracing::Instrument;
 
 /// How many steps are under way at once.
 const PARALLEL: usize = 16;
@@ -84,11 +85,12 @@ impl Driver {
     /// # Errors
     /// When the journal cannot be written: nothing more is done then, and driving can be taken up again later.
     pub async fn run(mut self) -> Result<Outcome, DriveError> {
-        let steps = self.plan.spec.steps.clone();
+        let steps = Arc::new(self.plan.spec.steps.clone());
         let mut journal = Journal::new(&steps, &self.status);
         let bounds = Bounds { parallel: PARALLEL, observe: self.plan.spec.observe.is_some() };
         let mut under_way: Vec<Action> = Vec::new();
-        let mut running = FuturesUnordered::new();
+        // As tasks, so that they go on while the journal is written; they end with this driver.
+        let mut running = JoinSet::new();
         if self.status.started_at.is_none() {
             self.status.started_at = Some(now());
         }
@@ -122,19 +124,22 @@ impl Driver {
                 self.store(&journal).await?;
                 dirty = false;
             }
+            // Shared: a plan has thousands of steps, and each of them an entry.
+            let entries = if actions.is_empty() { Arc::default() } else { Arc::new(journal.entries.clone()) };
             for action in actions {
                 under_way.push(action.clone());
-                let (effects, steps, entries) = (self.effects.clone(), steps.clone(), journal.entries.clone());
-                running.push(async move {
+                let (effects, steps, entries) = (self.effects.clone(), Arc::clone(&steps), Arc::clone(&entries));
+                let work = async move {
                     crash_point("before", &action);
                     pause_point("before", &action, &effects.plan_uid).await;
                     let observation = effects.perform(&action, &steps, &entries).await;
                     crash_point("after", &action);
                     (action, observation)
-                });
+                };
+                running.spawn(work.in_current_span());
             }
             let (action, observation) = tokio::select! {
-                Some(done) = running.next() => done,
+                Some(done) = running.join_next() => finished(done),
                 changed = self.signals.changed() => {
                     if changed.is_err() {
                         // Nobody listens any more: the operator is shutting down.
@@ -153,8 +158,8 @@ impl Driver {
             };
             let mut seen = vec![(action, observation)];
             // Entries that are ready together share one write.
-            while let Some(Some(done)) = running.next().now_or_never() {
-                seen.push(done);
+            while let Some(done) = running.try_join_next() {
+                seen.push(finished(done));
             }
             for (action, observation) in seen {
                 let Some(position) = under_way.iter().position(|known| *known == action) else { continue };
@@ -265,6 +270,15 @@ impl Driver {
         // The receiver ends with the operator; then nobody needs to hear of it.
         let _ = self.events.send(event);
     }
+}
+
+/// What came of a task. One that panicked takes the driver along: the journal says how the plan goes on.
+fn finished<T>(done: Result<T, JoinError>) -> T {
+    done.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        // Only dropping the set aborts them, and then nobody asks.
+        Err(error) => unreachable!("an effect was aborted while its driver waits for it: {error}"),
+    })
 }
 
 fn now() -> Time {
