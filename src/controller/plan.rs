@@ -7,6 +7,7 @@ use crate::api::{
     REQUEST_ANNOTATION, RiskLevel, SNAPSHOT_FINALIZER, set_condition,
 };
 use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms, judge};
+use crate::cluster::Catalog;
 use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching};
 use crate::plan::policy::{Ruling, Verdict};
 use crate::plan::{
@@ -278,12 +279,22 @@ async fn approvals_of(plan: &ExecutionPlan, context: &Context) -> Result<Vec<Pla
     Ok(list.map_err(while_doing("reading approvals"))?.items)
 }
 
+/// What the API server serves; asked for anew where a step speaks of a kind that was not there a moment ago.
+async fn catalog_for(plan: &ExecutionPlan, context: &Context) -> Result<Arc<Catalog>, Error> {
+    let catalog = context.cluster.catalog().await?;
+    let mut targets = plan.spec.steps.iter().filter_map(|step| step.operation.target().ok().flatten());
+    if targets.all(|target| catalog.of(&target).is_some()) {
+        return Ok(catalog);
+    }
+    Ok(context.cluster.refresh_catalog().await?)
+}
+
 /// The risk by today's cluster: environment, live objects, dry run.
 async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<RiskLevel, Error> {
     let namespace = plan.namespace().unwrap_or_default();
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
     let access = context.cluster.service_account(&namespace, account)?;
-    let catalog = context.cluster.catalog().await?;
+    let catalog = catalog_for(plan, context).await?;
     let namespaces = context.namespaces().await?;
     if namespaces.is_empty() {
         // Without them no environment is known, and what is known of none must not look harmless.
@@ -305,7 +316,7 @@ async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Result<(), Erro
         }
         .into());
     };
-    let catalog = context.cluster.catalog().await?;
+    let catalog = catalog_for(plan, context).await?;
     let needed = needed_rights(&catalog, &plan.spec);
     check_rights(&context.cluster, std::slice::from_ref(&requester), &[right_to_use(&namespace, account)]).await?;
     Ok(check_rights(&context.cluster, &[requester, Actor::service_account(&namespace, account)], &needed).await?)
