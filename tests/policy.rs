@@ -38,7 +38,24 @@ fn slips_in_a_policy_are_refused_with_a_reason() {
         ("{ budget: { currency: EUR } }", "a budget names perCommand, perMonth or both"),
         ("{ budget: { perCommand: '20', perMonth: '10', currency: EUR } }", "no month could pay for it"),
         ("{ budget: { perCommand: '-20', currency: EUR } }", "spec.budget.perCommand"),
+        ("{ quotas: { objectsDeleted: -1 } }", "spec.quotas.objectsDeleted"),
+        ("{ quotas: { replicasAdded: -5 } }", "greater than or equal to 0"),
+        ("{ quotas: { step: 3 } }", "unknown field \"spec.quotas.step\""),
+        (
+            "{ windows: [{ schedule: '0 22 * * *', duration: 1h, timezone: UTC }] }",
+            "unknown field \"spec.windows[0].timezone\"",
+        ),
+        ("{ windows: [{ schedule: '0 22 * * *', duration: 1h, timeZone: '' }] }", "spec.windows[0].timeZone"),
+        ("{ freezes: [{ schedule: '0 22 * * * *', duration: 1h }] }", "no cron expression of five fields"),
+        ("{ freezes: [{ schedule: '0 22 * * *', duration: -1h }] }", "spec.freezes[0].duration"),
+        ("{ freezes: [{ schedule: '0 22 * * *' }] }", "spec.freezes[0].duration: Required value"),
+        ("{ observe: { for: 0s } }", "observe.for must be longer than nothing"),
+        ("{ approverGroups: [''] }", "spec.approverGroups[0]"),
+        ("{ budget: { perCommand: '1,50', currency: EUR } }", "spec.budget.perCommand"),
+        ("{ budget: { perCommand: '1', currency: Euro } }", "spec.budget.currency"),
+        ("{ namespaceSelector: { matchlabels: { a: b } } }", "unknown field \"spec.namespaceSelector.matchlabels\""),
         ("{ approvalLifetime: 0h }", "approvalLifetime must be longer than nothing"),
+        ("{ approvalDeadline: 0s }", "approvalDeadline must be longer than nothing"),
         ("{ examples: [{ name: a, expect: { verdict: Allow } }] }", "either a plan or an operation"),
         (
             "{ constraints: [{ name: a, expression: 'true', message: m }, { name: a, expression: 'true', message: m }] }",
@@ -57,4 +74,7 @@ fn slips_in_a_policy_are_refused_with_a_reason() {
     ] {
         create(spec).unwrap_or_else(|error| panic!("{spec}: {error}"));
     }
+    // kubectl is strict without being asked to.
+    let default = cluster.admin(&["apply", "--dry-run=server", "-f", "-"], Some(&policy("{ automatic: ReadOnly }")));
+    assert!(default.unwrap_err().contains("unknown field \"spec.automatic\""));
 }

@@ -7,16 +7,31 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod approvals;
+mod attacks;
 mod bad_input;
 mod changes;
 mod deletions;
+mod flux;
+mod forbidden;
+mod gitops;
+mod handmade;
 mod journal;
 mod models;
+mod order;
 mod plans;
+mod plugin;
+mod policies;
 mod questions;
+mod races;
+mod record;
 mod releases;
+mod roles;
 mod stage;
+mod ttl;
 mod unclear;
+mod undo;
+mod unready_policies;
+mod unstamped;
 mod withdrawn;
 
 /// Speaks the chat-completions API; the model planner's own tests use it, too.

@@ -49,8 +49,13 @@ impl Cluster {
 
     /// Starts a cluster with the operator for one scenario alone.
     pub fn start(purpose: &str) -> OwnCluster {
+        Self::start_with(purpose, &["--operator", "--no-build"])
+    }
+
+    /// Starts a cluster for one scenario alone, with those options of `e2e/cluster up`.
+    pub fn start_with(purpose: &str, options: &[&str]) -> OwnCluster {
         let name = format!("{purpose}-{}", random());
-        let exports = run(launcher().args(["up", "--name", &name, "--operator", "--no-build"]), None);
+        let exports = run(launcher().args(["up", "--name", &name]).args(options), None);
         let exports = exports.unwrap_or_else(|error| panic!("cluster {name} does not start: {error}"));
         // The shell knows best how it wants this read.
         let print = format!("{exports}\nprintf '%s\\n%s' \"$KUBECONFIG\" \"$PATH\"");

@@ -70,7 +70,8 @@ pub struct AgentCommandSpec {
     #[serde(default)]
     pub priority: Priority,
 
-    /// The longest that interpreting, planning and executing may take together, waiting for approval not counted.
+    /// The longest that carrying out the plan may take, from its first step to its last; waiting for approval is not counted.
+    /// When the time is over, what was done is put back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::duration")]
     pub timeout: Option<Duration>,

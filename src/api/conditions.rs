@@ -1,3 +1,4 @@
+use super::shortened;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// Condition types, with the meaning that kstatus and our own consumers give them.
@@ -55,12 +56,7 @@ pub fn set_condition(
     generation: Option<i64>,
 ) {
     let status = if status { "True" } else { "False" };
-    let mut message = message.to_owned();
-    if message.len() > MAX_MESSAGE {
-        let cut = (0..=MAX_MESSAGE - 4).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
-        message.truncate(cut);
-        message.push('…');
-    }
+    let message = shortened(message, MAX_MESSAGE).into_owned();
     let now = Time(k8s_openapi::jiff::Timestamp::now());
     if let Some(existing) = conditions.iter_mut().find(|c| c.type_ == kind.as_str()) {
         if existing.status != status {

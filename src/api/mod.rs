@@ -11,6 +11,7 @@ mod command;
 mod conditions;
 mod crds;
 mod field_path;
+mod message;
 mod model_provider;
 mod object_ref;
 mod operation;
@@ -29,6 +30,7 @@ pub use command::{
 pub use conditions::{ConditionType, condition, condition_is_true, set_condition};
 pub use crds::{crds, unknown_fields};
 pub use field_path::{FieldPath, ParseFieldPathError, PathElement};
+pub use message::{MAX_PLAN_MESSAGE, MAX_STEP_MESSAGE, shortened, stored_bytes};
 pub use model_provider::{
     Fallback, ModelPrice, ModelProvider, ModelProviderSpec, ModelProviderStatus, ProviderProbe, RateLimit,
     SecretKeyRef, StructuredOutput,
@@ -39,9 +41,9 @@ pub use operation::{
     QueryKind, Wait, WaitUntil,
 };
 pub use plan::{
-    ApprovalRecord, ApprovalVerdict, CommandReference, Estimate, ExecutionPlan, ExecutionPlanSpec, ExecutionPlanStatus,
-    FieldChange, PlanPhase, PolicyDemand, Precondition, Proposer, Retry, RollbackPlan, RollbackStrategy, Step,
-    StepState, StepStatus, UndoState, UndoStatus, Verify, VerifyKind,
+    ApprovalRecord, ApprovalTerms, ApprovalVerdict, CommandReference, Estimate, ExecutionPlan, ExecutionPlanSpec,
+    ExecutionPlanStatus, FieldChange, IrreversibleStep, PlanPhase, PolicyDemand, Precondition, Proposer, Retry,
+    RollbackPlan, RollbackStrategy, Step, StepState, StepStatus, UndoState, UndoStatus, Verify, VerifyKind,
 };
 pub use policy::{
     ApprovalsByRisk, Automation, Budget, Constraint, Effect, Expectation, ExpectedVerdict, PlanPolicy, PlanPolicySpec,

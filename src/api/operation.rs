@@ -46,7 +46,7 @@ pub struct Apply {
 pub struct Patch {
     /// The object to patch.
     pub target: ObjectRef,
-    /// The subresource to patch, for example `scale`; the object itself when absent.
+    /// The subresource to patch, `scale` or `resize`; the object itself when absent. Plans with others are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub subresource: Option<String>,

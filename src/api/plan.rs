@@ -20,7 +20,7 @@ use std::fmt;
     derive = "PartialEq",
     doc = "Exactly what will happen: the steps, their diffs, their risk. The spec never changes, and its digest is what people approve.",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Risk", type_ = "string", json_path = ".spec.risk.level"),
+    printcolumn(name = "Risk", type_ = "string", json_path = ".status.risk.level"),
     printcolumn(name = "Approvals", type_ = "string", json_path = ".status.approvalCount"),
     printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress"),
     printcolumn(name = "Summary", type_ = "string", json_path = ".spec.summary"),
@@ -79,6 +79,12 @@ pub struct ExecutionPlanSpec {
     /// Watch the changed workloads for this long after the last step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observe: Option<super::Observe>,
+
+    /// The longest that carrying out the steps may take, from the first to the last; while the plan is suspended, the time
+    /// goes on. When it is over, what is being changed is finished, what is waited for fails, and all is put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    pub timeout: Option<Duration>,
 
     /// The steps.
     #[schemars(length(min = 1, max = 5000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
@@ -298,9 +304,21 @@ pub struct ExecutionPlanStatus {
     /// `sha256:` and the hexadecimal SHA-256 of the canonical JSON (RFC 8785) of the spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// How many approvals are needed, as judged now.
+    /// The risk as the operator assessed it on the live cluster, whatever the plan says of itself: the one that counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<Risk>,
+    /// Steps that could not be put back as a whole, as the operator found them. Said of plans that it did not make itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub irreversible: Vec<IrreversibleStep>,
+    /// How many approvals are needed: the most that was asked for since the plan was first judged.
     #[serde(default)]
     pub approvals_required: u32,
+    /// The strictest terms of approval that were asked for since the plan was first judged. They only ever get stricter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<ApprovalTerms>,
+    /// When the plan expires unless it has its approvals by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
     /// Approvals that count and approvals needed: `1/2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval_count: Option<String>,
@@ -330,14 +348,58 @@ pub struct ExecutionPlanStatus {
     pub finished_at: Option<Time>,
 }
 
-/// What one policy asks of a plan.
+/// A step that could not be put back as a whole.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct IrreversibleStep {
+    /// The step.
+    pub id: String,
+    /// What would be lost, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Terms of approval: who must say yes, how many of them, and how long their word is good for.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ApprovalTerms {
+    /// How many people must approve.
+    pub approvals: u32,
+    /// An approver is in at least one group of each of these lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approver_groups: Vec<Vec<String>>,
+    /// Whether the requester's own approval does not count.
+    pub separation_of_duties: bool,
+    /// How long an approval counts; for ever when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    pub approval_lifetime: Option<Duration>,
+    /// How long the plan may wait for its approvals; for ever when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    pub approval_deadline: Option<Duration>,
+    /// How long the changed workloads must be watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    pub observe: Option<Duration>,
+    /// The policies that matched the plan at any time. As long as they exist they hold for it, whatever the labels of its
+    /// namespaces say by now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
+}
+
+/// What one policy asks of a plan.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyDemand {
     /// Name of the PlanPolicy; `built-in` where none says anything.
     pub name: String,
-    /// What it asks for, one sentence each.
+    /// What it asks for now, one sentence each.
+    #[serde(default)]
     pub asks: Vec<String>,
+    /// What it asked for earlier and no longer does. Terms of approval hold on for the plan.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<String>,
 }
 
 /// Where a plan stands.
@@ -411,8 +473,14 @@ impl fmt::Display for PlanPhase {
 pub struct ApprovalRecord {
     /// Name of the PlanApproval.
     pub name: String,
+    /// Its uid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// Who gave it.
     pub approver: String,
+    /// The digest that it speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// Approve or Deny.
     pub decision: Decision,
     /// Whether it counts.
@@ -423,6 +491,9 @@ pub struct ApprovalRecord {
     /// When it was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Time>,
+    /// It was there before the plan had a digest to approve, so it never counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub before_plan: bool,
 }
 
 /// Whether an approval counts.

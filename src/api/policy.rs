@@ -47,6 +47,12 @@ pub struct PlanPolicySpec {
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rules::some_time("approvalLifetime"))]
     pub approval_lifetime: Option<Duration>,
+    /// How long a plan may wait for its approvals, for example `72h`; 720h when no policy says otherwise. Then it expires,
+    /// and what it does has to be asked for again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = rules::some_time("approvalDeadline"))]
+    pub approval_deadline: Option<Duration>,
     /// How much may happen without a person; SemiAuto when no policy says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub automation: Option<Automation>,

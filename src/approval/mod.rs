@@ -1,13 +1,18 @@
 //! Counting approvals: whether the people who may have said yes to exactly this plan.
 //!
 //! The admission policies refuse most of what does not count at the API server already. Everything is judged here again,
-//! because policies can be removed and approvals can be older than they are.
+//! because policies can be removed and approvals can be older than they are. What only the cluster knows, the rights of
+//! those who decide, is asked by [`lost_right`] and [`borrowed_account`] and handed to [`judge`] as [`Terms::objections`].
 
-use crate::api::{ApprovalRecord, ApprovalVerdict, Decision, ExecutionPlan, PlanApproval};
+mod rights;
+
+pub use rights::{borrowed_account, lost_right};
+
+use crate::api::{ApprovalRecord, ApprovalTerms, ApprovalVerdict, Decision, ExecutionPlan, GROUP, PlanApproval};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What it takes to approve a plan.
@@ -23,13 +28,36 @@ pub struct Terms {
     pub lifetime: Option<Duration>,
     /// The time at which they are judged.
     pub now: Timestamp,
+    /// Approvals, by uid, that were there before the plan had a digest that could be approved.
+    pub earlier: BTreeSet<String>,
+    /// What the cluster has against an approval, by uid, in one sentence.
+    pub objections: BTreeMap<String, String>,
 }
 
 impl Terms {
     /// The built-in terms: `need` people, none of whom asked, whatever their groups and the age of their word.
     #[must_use]
     pub const fn new(need: u32, now: Timestamp) -> Self {
-        Self { need, approver_groups: Vec::new(), separation_of_duties: true, lifetime: None, now }
+        Self {
+            need,
+            approver_groups: Vec::new(),
+            separation_of_duties: true,
+            lifetime: None,
+            now,
+            earlier: BTreeSet::new(),
+            objections: BTreeMap::new(),
+        }
+    }
+
+    /// Those terms, to be judged at `now`.
+    #[must_use]
+    pub fn of(terms: &ApprovalTerms, now: Timestamp) -> Self {
+        Self {
+            approver_groups: terms.approver_groups.clone(),
+            separation_of_duties: terms.separation_of_duties,
+            lifetime: terms.approval_lifetime.map(Duration::from),
+            ..Self::new(terms.approvals, now)
+        }
     }
 
     /// When an approval stops to count.
@@ -148,11 +176,14 @@ pub fn judge(plan: &ExecutionPlan, digest: &str, terms: &Terms, approvals: &[Pla
         }
         records.push(ApprovalRecord {
             name: approval.name_any(),
+            uid: approval.uid(),
             approver: approver.to_owned(),
+            digest: Some(approval.spec.digest.clone()),
             decision: approval.spec.decision,
             verdict: if objection.is_none() { ApprovalVerdict::Counted } else { ApprovalVerdict::Ignored },
             message: objection.or_else(|| approval.spec.reason.clone()),
             at: created(approval),
+            before_plan: is_earlier(plan, approval, terms),
         });
     }
     let have = u32::try_from(by.len()).unwrap_or(u32::MAX);
@@ -180,24 +211,31 @@ fn objection(
     if approval.metadata.deletion_timestamp.is_some() {
         return Some("it was taken back".to_owned());
     }
+    if is_of_another_plan(plan, approval) {
+        return Some("it was given for another plan of that name: read this one and approve again".to_owned());
+    }
+    if is_earlier(plan, approval, terms) {
+        return Some("it is older than the plan: read the plan and approve again".to_owned());
+    }
     if spec.digest != digest {
         return Some(format!("it speaks of digest {}, this plan's is {digest}: read the plan again", spec.digest));
-    }
-    if let (Some(plan_time), Some(time)) = (&plan.metadata.creation_timestamp, created(approval))
-        && time.0 < plan_time.0
-    {
-        return Some("it is older than the plan".to_owned());
     }
     let Some(approver) =
         spec.approver.as_ref().map(|approver| approver.username.as_str()).filter(|name| !name.is_empty())
     else {
         return Some("it does not say who gave it: the admission policies are not installed".to_owned());
     };
+    if approver.chars().any(is_invisible) {
+        return Some(format!(
+            "the name {approver:?} has characters that cannot be seen, so nobody can tell whose word it is"
+        ));
+    }
     if let Some(objection) = outside_groups(approval, terms) {
         return Some(objection);
     }
+    let found_out = || approval.uid().and_then(|uid| terms.objections.get(&uid)).cloned();
     if spec.decision == Decision::Deny {
-        return None;
+        return found_out();
     }
     if let Some(objection) = own_plan(plan, approver, terms) {
         return Some(objection);
@@ -207,10 +245,34 @@ fn objection(
     if approver == format!("system:serviceaccount:{namespace}:{account}") {
         return Some(format!("{approver} is the account that the plan runs as"));
     }
+    if let Some(objection) = found_out() {
+        return Some(objection);
+    }
     if let Some(expiry) = terms.expiry(approval).filter(|expiry| *expiry <= terms.now) {
         return Some(format!("it expired at {}: approve again", expiry.strftime("%F %T UTC")));
     }
     seen.contains(approver).then(|| format!("{approver} has approved already: one person counts once"))
+}
+
+/// It names a plan of another uid as its owner: the operator recorded it for that one.
+fn is_of_another_plan(plan: &ExecutionPlan, approval: &PlanApproval) -> bool {
+    let is_plan = |kind: &str, version: &str| kind == "ExecutionPlan" && version.split('/').next() == Some(GROUP);
+    let mut owners = approval.owner_references().iter().filter(|owner| is_plan(&owner.kind, &owner.api_version));
+    owners.any(|owner| Some(&owner.uid) != plan.metadata.uid.as_ref())
+}
+
+/// Nobody can have read the plan before they gave it. Times have seconds; whether it was there before the plan had a
+/// digest has none.
+fn is_earlier(plan: &ExecutionPlan, approval: &PlanApproval, terms: &Terms) -> bool {
+    let times = (&plan.metadata.creation_timestamp, created(approval));
+    let older = matches!(times, (Some(plan), Some(approval)) if approval.0 < plan.0);
+    older || approval.uid().is_some_and(|uid| terms.earlier.contains(&uid))
+}
+
+/// Control characters, and those of Unicode that take no place or turn the order of what is read.
+fn is_invisible(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Policy names the groups of those who decide, and this approver is in none of them.
@@ -233,154 +295,4 @@ fn own_plan(plan: &ExecutionPlan, approver: &str, terms: &Terms) -> Option<Strin
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::{ExecutionPlanSpec, PlanApprovalSpec, Requester};
-
-    const DIGEST: &str = "sha256:aa";
-
-    fn plan(requester: Option<&str>) -> ExecutionPlan {
-        let requested_by = requester.map(|name| Requester { username: name.into(), groups: vec![] });
-        let mut plan = ExecutionPlan::new("p", ExecutionPlanSpec { requested_by, ..ExecutionPlanSpec::default() });
-        plan.metadata.namespace = Some("shop".into());
-        plan.metadata.creation_timestamp = Some(Time(Timestamp::from_second(100).unwrap()));
-        plan
-    }
-
-    fn approval(name: &str, approver: &str, at: i64) -> PlanApproval {
-        let mut approval = PlanApproval::new(
-            name,
-            PlanApprovalSpec {
-                plan: "p".into(),
-                digest: DIGEST.into(),
-                decision: Decision::Approve,
-                reason: None,
-                approver: (!approver.is_empty()).then(|| Requester { username: approver.into(), groups: vec![] }),
-            },
-        );
-        approval.metadata.creation_timestamp = Some(Time(Timestamp::from_second(at).unwrap()));
-        approval
-    }
-
-    fn terms(need: u32) -> Terms {
-        Terms::new(need, Timestamp::from_second(1000).unwrap())
-    }
-
-    fn outcome(plan: &ExecutionPlan, need: u32, approvals: &[PlanApproval]) -> Outcome {
-        judge(plan, DIGEST, &terms(need), approvals).outcome
-    }
-
-    #[test]
-    fn two_people_are_two_one_person_is_one() {
-        let plan = plan(Some("alice"));
-        let twice = [approval("a", "bob", 101), approval("b", "bob", 102)];
-        assert_eq!(outcome(&plan, 2, &twice), Outcome::Waiting { have: 1, need: 2 });
-        let both = [approval("a", "bob", 101), approval("b", "carol", 102)];
-        assert_eq!(outcome(&plan, 2, &both), Outcome::Approved { by: vec!["bob".into(), "carol".into()] });
-    }
-
-    #[test]
-    fn what_does_not_count_says_why() {
-        let wrong_digest = PlanApproval {
-            spec: PlanApprovalSpec { digest: "sha256:bb".into(), ..approval("a", "bob", 101).spec },
-            ..approval("a", "bob", 101)
-        };
-        let mut revoked = approval("a", "bob", 101);
-        revoked.metadata.deletion_timestamp = Some(Time(Timestamp::from_second(102).unwrap()));
-        for (approval, words) in [
-            (approval("a", "alice", 101), "somebody else has to approve"),
-            (approval("a", "bob", 99), "older than the plan"),
-            (approval("a", "", 101), "does not say who gave it"),
-            (approval("a", "system:serviceaccount:shop:default", 101), "the account that the plan runs as"),
-            (wrong_digest, "read the plan again"),
-            (revoked, "taken back"),
-        ] {
-            let judgement = judge(&plan(Some("alice")), DIGEST, &terms(1), &[approval]);
-            assert_eq!(judgement.outcome, Outcome::Waiting { have: 0, need: 1 });
-            let message = judgement.records[0].message.clone().unwrap();
-            assert!(message.contains(words), "{message}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_requester_is_never_somebody_else() {
-        assert_eq!(outcome(&plan(None), 1, &[approval("a", "bob", 101)]), Outcome::Waiting { have: 0, need: 1 });
-    }
-
-    #[test]
-    fn a_denial_ends_it() {
-        let mut no = approval("a", "bob", 101);
-        no.spec.decision = Decision::Deny;
-        no.spec.reason = Some("not today".into());
-        let yes = approval("b", "carol", 102);
-        assert_eq!(
-            outcome(&plan(Some("alice")), 1, &[no, yes]),
-            Outcome::Denied { by: "bob".into(), reason: Some("not today".into()) }
-        );
-    }
-
-    #[test]
-    fn only_an_approved_plan_becomes_an_approved_plan() {
-        let plan = plan(Some("alice"));
-        assert!(judge(&plan, DIGEST, &terms(1), &[]).approve(&plan).is_none());
-        assert!(judge(&plan, DIGEST, &terms(0), &[]).approve(&plan).is_some());
-        assert!(ApprovedPlan::begun(&plan).is_none());
-    }
-
-    #[test]
-    fn approvals_hold_for_their_lifetime_and_no_longer() {
-        let plan = plan(Some("alice"));
-        let both = [approval("a", "bob", 400), approval("b", "carol", 500)];
-        for (lifetime, outcome, expires) in [
-            (None, Outcome::Approved { by: vec!["bob".into(), "carol".into()] }, None),
-            (Some(601), Outcome::Approved { by: vec!["bob".into(), "carol".into()] }, Some(1001)),
-            (Some(600), Outcome::Waiting { have: 1, need: 2 }, Some(1100)),
-            (Some(500), Outcome::Waiting { have: 0, need: 2 }, None),
-        ] {
-            let terms = Terms { lifetime: lifetime.map(Duration::from_secs), ..terms(2) };
-            let judgement = judge(&plan, DIGEST, &terms, &both);
-            assert_eq!(judgement.outcome, outcome);
-            assert_eq!(judgement.expires.map(Timestamp::as_second), expires);
-        }
-        let terms = Terms { lifetime: Some(Duration::from_secs(60)), ..terms(1) };
-        let judgement = judge(&plan, DIGEST, &terms, &both);
-        let message = judgement.records[0].message.clone().unwrap();
-        assert_eq!(message, "it expired at 1970-01-01 00:07:40 UTC: approve again");
-    }
-
-    #[test]
-    fn only_members_of_the_asked_groups_decide() {
-        let in_groups = |name: &str, groups: &[&str], decision| {
-            let mut approval = approval(name, name, 101);
-            approval.spec.decision = decision;
-            approval.spec.approver =
-                Some(Requester { username: name.into(), groups: groups.iter().map(ToString::to_string).collect() });
-            approval
-        };
-        let groups = [vec!["sre".to_owned(), "leads".to_owned()], vec!["release".to_owned()]];
-        let terms = Terms { approver_groups: groups.to_vec(), ..terms(1) };
-        for (member_of, decision, outcome) in [
-            (&["leads", "release"][..], Decision::Approve, Outcome::Approved { by: vec!["bob".into()] }),
-            (&["leads"], Decision::Approve, Outcome::Waiting { have: 0, need: 1 }),
-            (&[], Decision::Deny, Outcome::Waiting { have: 0, need: 1 }),
-            (&["sre", "release"], Decision::Deny, Outcome::Denied { by: "bob".into(), reason: None }),
-        ] {
-            let approval = in_groups("bob", member_of, decision);
-            assert_eq!(judge(&plan(Some("alice")), DIGEST, &terms, &[approval]).outcome, outcome);
-        }
-        let outside = judge(&plan(Some("alice")), DIGEST, &terms, &[in_groups("bob", &["sre"], Decision::Approve)]);
-        assert_eq!(outside.records[0].message.as_deref(), Some("bob is in no group that policy asks for: release"));
-    }
-
-    #[test]
-    fn without_separation_of_duties_ones_own_word_counts() {
-        let terms = Terms { separation_of_duties: false, ..terms(1) };
-        for requester in [Some("alice"), None] {
-            let own = judge(&plan(requester), DIGEST, &terms, &[approval("a", "alice", 101)]);
-            assert_eq!(own.outcome, Outcome::Approved { by: vec!["alice".into()] });
-        }
-        let account = approval("a", "system:serviceaccount:shop:default", 101);
-        let judged = judge(&plan(Some("alice")), DIGEST, &terms, &[account]);
-        assert_eq!(judged.outcome, Outcome::Waiting { have: 0, need: 1 });
-    }
-}
+mod tests;

@@ -195,7 +195,10 @@ mod tests {
             assert_eq!(answer.status(), 200);
         }
         let mut policy = Again::new(&Line::default());
-        Policy::<_, Response<Body>, _>::clone_request(&mut policy, &Request::new(Body::empty()));
+        let _ = Policy::<Request<Body>, Response<Body>, kube::Error>::clone_request(
+            &mut policy,
+            &Request::new(Body::empty()),
+        );
         assert!(policy.begun.is_none(), "the policy that all calls are copied from keeps no time");
     }
 

@@ -94,7 +94,7 @@ fn deployments() -> ResourceKind {
 }
 
 fn catalog() -> Catalog {
-    Catalog { kinds: vec![catalog::core_kind("Pod", "pods"), deployments()] }
+    Catalog { kinds: vec![catalog::core_kind("Pod", "pods"), deployments()], ..Catalog::default() }
 }
 
 fn checkout() -> ObjectRef {
@@ -247,7 +247,8 @@ async fn servers_without_tables_are_shown_by_name() {
 async fn writes_name_their_manager_and_their_preconditions() {
     let (cluster, log) = api(|_: &Seen| (200, json!({ "kind": "Deployment" }))).await;
     let access = cluster.service_account("staging", "deployer").unwrap();
-    let options = WriteOptions { dry_run: true, uid: Some("u".into()), resource_version: Some("7".into()) };
+    let options =
+        WriteOptions { dry_run: true, uid: Some("u".into()), resource_version: Some("7".into()), absent: false };
     let manifest = json!({ "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": { "name": "checkout", "namespace": "staging", "managedFields": [] }, "spec": {} });
     let pod =
@@ -281,6 +282,20 @@ async fn writes_name_their_manager_and_their_preconditions() {
     POST /api/v1/namespaces/staging/pods/p/eviction?dryRun=All
       application/json: {"apiVersion":"policy/v1","deleteOptions":{"preconditions":{"resourceVersion":"7","uid":"u"}},"kind":"Eviction","metadata":{"name":"p","namespace":"staging"}}
     "#);
+}
+
+#[tokio::test]
+async fn an_apply_that_is_to_create_names_a_version_that_no_object_has() {
+    let (cluster, log) = api(|_: &Seen| (200, json!({ "kind": "Deployment" }))).await;
+    let access = cluster.service_account("staging", "deployer").unwrap();
+    let options = WriteOptions { absent: true, ..WriteOptions::default() };
+    let manifest = json!({ "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": { "name": "checkout", "namespace": "staging" }, "spec": {} });
+    access.perform(&catalog(), &Operation::apply(manifest), &options).await.unwrap();
+    assert_eq!(log.lock().unwrap()[0].body["metadata"]["resourceVersion"], "1");
+    let patch = Operation::merge_patch(checkout(), json!({ "spec": { "replicas": 5 } }));
+    assert!(access.perform(&catalog(), &patch, &options).await.is_err());
+    assert_eq!(log.lock().unwrap().len(), 1, "what makes no sense is not sent");
 }
 
 #[tokio::test]
@@ -392,7 +407,7 @@ async fn discovery_is_asked_once_for_many() {
     let (a, b, c) = tokio::join!(cluster.catalog(), cluster.catalog(), cluster.refresh_catalog());
     assert_eq!(a.unwrap().find("po")[0].api_version(), "v1");
     assert_eq!((b.unwrap().kinds.len(), c.unwrap().kinds.len()), (1, 1));
-    assert_eq!(log.lock().unwrap().len(), 2);
+    assert_eq!(log.lock().unwrap().len(), 3);
 }
 
 #[tokio::test]
@@ -493,4 +508,43 @@ async fn a_failing_release_is_told_by_its_newest_pods() {
     assert!(log[2].query.contains("container=web&previous=true"), "{}", log[2].query);
     workload["status"]["observedGeneration"] = json!(1);
     assert_eq!(workload_failure(&cluster.operator(), &catalog, &workload).await.unwrap(), None);
+}
+
+/// What the catalog says of delegation when the list of APIServices is answered like this.
+async fn delegation_when(code: u16, services: Value) -> Result<Delegation, ClusterError> {
+    let (cluster, _) = api(move |seen: &Seen| match seen.path.as_str() {
+        "/apis/apiregistration.k8s.io/v1/apiservices" if code == 200 => (200, json!({ "items": services })),
+        "/apis/apiregistration.k8s.io/v1/apiservices" => {
+            status(code, "", "User \"x\" cannot list resource apiservices")
+        }
+        "/api" => (
+            200,
+            json!({ "items": [{ "metadata": {}, "versions": [{ "version": "v1", "resources": [
+            { "resource": "pods", "responseKind": { "kind": "Pod" }, "scope": "Namespaced" }] }] }] }),
+        ),
+        _ => (200, json!({ "items": [] })),
+    })
+    .await;
+    cluster.catalog().await.map(|catalog| catalog.delegation.clone())
+}
+
+#[tokio::test]
+async fn who_answers_a_group_is_known_or_known_to_be_unknown() {
+    let service = json!([{ "spec": { "group": "metrics.k8s.io", "service": { "namespace": "a", "name": "b" } } }]);
+    let Delegation::Known(groups) = delegation_when(200, service).await.unwrap() else { panic!("it can be read") };
+    assert_eq!(groups["metrics.k8s.io"], "a/b");
+    assert!(matches!(delegation_when(403, Value::Null).await, Ok(Delegation::Unknown(_))));
+    assert_eq!(delegation_when(404, Value::Null).await.unwrap(), Delegation::default());
+    assert!(delegation_when(503, Value::Null).await.unwrap_err().is_transient());
+}
+
+#[tokio::test]
+async fn an_identity_asks_for_its_own_rights() {
+    let (cluster, log) = api(|_: &Seen| (201, json!({ "status": { "allowed": true } }))).await;
+    let asked = Asked { verb: "delete".into(), resource: "pods".into(), ..Asked::default() };
+    assert!(cluster.service_account("staging", "deployer").unwrap().may(&asked).await.unwrap());
+    let seen = log.lock().unwrap()[0].clone();
+    assert_eq!(seen.impersonated, "system:serviceaccount:staging:deployer");
+    assert_eq!(seen.path, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews");
+    assert_eq!(seen.body["spec"]["resourceAttributes"]["verb"], "delete");
 }

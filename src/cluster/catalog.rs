@@ -1,4 +1,4 @@
-use super::ClusterError;
+use super::{ClusterError, Delegation};
 use crate::api::ObjectRef;
 
 /// One kind that the API server serves, as discovery tells it.
@@ -63,6 +63,8 @@ impl ResourceKind {
 pub struct Catalog {
     /// All kinds, the core group first, then as the server prefers them.
     pub kinds: Vec<ResourceKind>,
+    /// Which of them other servers answer.
+    pub delegation: Delegation,
 }
 
 impl Catalog {

@@ -28,6 +28,7 @@ struct Inner {
     line: Line,
     accounts: Mutex<Accounts>,
     catalog: tokio::sync::Mutex<Option<(Instant, Arc<Catalog>)>>,
+    trusted_groups: Vec<String>,
 }
 
 /// Impersonating accesses by username, least recently used first.
@@ -78,6 +79,15 @@ impl Cluster {
     /// # Errors
     /// When the credentials or certificates of the configuration cannot be used.
     pub fn new(config: kube::Config) -> Result<Self, ClusterError> {
+        Self::trusting(config, Vec::new())
+    }
+
+    /// As [`Cluster::new`]. Servers behind the API server that answer one of these API groups are trusted to carry out no
+    /// dry run; `*` stands for every group.
+    ///
+    /// # Errors
+    /// As [`Cluster::new`].
+    pub fn trusting(config: kube::Config, trusted_groups: Vec<String>) -> Result<Self, ClusterError> {
         let line = Line::default();
         let connected = |config: kube::Config| {
             again::client(config, &line)
@@ -91,22 +101,24 @@ impl Cluster {
         let watching = connected(config.clone())?;
         let operator = Access::connect(&config, "the operator", &line)?;
         let (accounts, catalog) = (Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { config, client, watching, operator, line, accounts, catalog }) })
+        let inner = Inner { config, client, watching, operator, line, accounts, catalog, trusted_groups };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The cluster of the kubeconfig, or the one that this process runs in. `replica` is told to the API server with every
-    /// request, so that its audit log says which of several wrote.
+    /// The cluster of the kubeconfig, or the one that this process runs in, with trusted groups as in
+    /// [`Cluster::trusting`]. `replica` is told to the API server with every request, so that its audit log says which of
+    /// several wrote.
     ///
     /// # Errors
     /// When there is neither, or it cannot be used.
-    pub async fn connect(replica: &str) -> Result<Self, ClusterError> {
+    pub async fn connect(replica: &str, trusted_groups: Vec<String>) -> Result<Self, ClusterError> {
         let mut config = kube::Config::infer()
             .await
             .map_err(|error| ClusterError::setup("find out which cluster to talk to", "the operator", &error))?;
         let agent = format!("countersign/{} ({replica})", env!("CARGO_PKG_VERSION"));
         // A name that does not fit into a header is not worth failing for.
         config.headers.extend(HeaderValue::from_str(&agent).ok().map(|agent| (header::USER_AGENT, agent)));
-        Self::new(config)
+        Self::trusting(config, trusted_groups)
     }
 
     /// A client with the operator's own identity, for calls about its own kinds. What is not answered in time fails.
@@ -188,7 +200,7 @@ impl Cluster {
         {
             return Ok(Arc::clone(catalog));
         }
-        let catalog = Arc::new(discovery::discover(&self.inner.operator).await?);
+        let catalog = Arc::new(discovery::discover(&self.inner.operator, &self.inner.trusted_groups).await?);
         *kept = Some((Instant::now(), Arc::clone(&catalog)));
         Ok(catalog)
     }
@@ -200,18 +212,10 @@ impl Cluster {
     pub async fn review(&self, subject: &Subject, asked: &Asked) -> Result<Review, ClusterError> {
         let operator = &self.inner.operator;
         let attempt = operator.attempt(format!("ask whether {} may {asked}", subject.username));
-        let mut attributes = json!({ "verb": asked.verb, "group": asked.group, "resource": asked.resource });
-        for (field, value) in
-            [("subresource", &asked.subresource), ("namespace", &asked.namespace), ("name", &asked.name)]
-        {
-            if let Some(value) = value {
-                attributes[field] = Value::from(value.as_str());
-            }
-        }
         let body = json!({
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",
-            "spec": { "user": subject.username, "groups": subject.groups, "resourceAttributes": attributes },
+            "spec": { "user": subject.username, "groups": subject.groups, "resourceAttributes": asked.attributes() },
         });
         let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews".to_owned();
         let answer = operator.send_json(&attempt, Request::with_body(Method::POST, path, JSON, body)).await?;
@@ -221,6 +225,37 @@ impl Cluster {
         let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
         let reason = text("/status/reason").or_else(|| text("/status/evaluationError")).map(str::to_owned);
         Ok(Review::Denied { reason })
+    }
+}
+
+impl Access {
+    /// Asks the API server whether this identity has a right itself (SelfSubjectAccessReview).
+    ///
+    /// # Errors
+    /// When the question could not be answered.
+    pub async fn may(&self, asked: &Asked) -> Result<bool, ClusterError> {
+        let attempt = self.attempt(format!("ask whether it may {asked}"));
+        let body = json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": { "resourceAttributes": asked.attributes() },
+        });
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews".to_owned();
+        let answer = self.send_json(&attempt, Request::with_body(Method::POST, path, JSON, body)).await?;
+        Ok(answer.pointer("/status/allowed").and_then(Value::as_bool) == Some(true))
+    }
+}
+
+impl Asked {
+    fn attributes(&self) -> Value {
+        let mut attributes = json!({ "verb": self.verb, "group": self.group, "resource": self.resource });
+        for (field, value) in [("subresource", &self.subresource), ("namespace", &self.namespace), ("name", &self.name)]
+        {
+            if let Some(value) = value {
+                attributes[field] = Value::from(value.as_str());
+            }
+        }
+        attributes
     }
 }
 

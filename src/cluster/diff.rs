@@ -96,7 +96,8 @@ fn compare(path: &FieldPath, before: Option<&Value>, after: Option<&Value>, chan
             for key in keys {
                 let (mut before, mut after) = (b.get(key), a.get(key));
                 // Absent and empty are the same here, and single labels read better than a whole map.
-                if in_metadata && is_metadata_map(key) {
+                let is_map = |value: Option<&Value>| value.is_none_or(|value| value.is_null() || value.is_object());
+                if in_metadata && is_metadata_map(key) && is_map(before) && is_map(after) {
                     before = before.filter(|value| !value.is_null()).or(Some(&nothing));
                     after = after.filter(|value| !value.is_null()).or(Some(&nothing));
                 }

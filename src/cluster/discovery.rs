@@ -1,12 +1,14 @@
-//! What the API server serves, by aggregated discovery: two requests however many groups there are.
+//! What the API server serves, by aggregated discovery, and who answers it: three requests however many groups there are.
 
+use super::delegation::delegation;
 use super::request::Request;
 use super::{Access, Catalog, ClusterError, ResourceKind};
 use kube::client::{APIGroupDiscoveryList, APIResourceDiscovery};
 
 const ACCEPT: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-pub(super) async fn discover(access: &Access) -> Result<Catalog, ClusterError> {
+/// Groups in `trusted` count as answered by the API server itself.
+pub(super) async fn discover(access: &Access, trusted: &[String]) -> Result<Catalog, ClusterError> {
     let attempt = access.attempt("ask the API server what it serves".to_owned());
     let mut catalog = Catalog::default();
     for path in ["/api", "/apis"] {
@@ -24,6 +26,8 @@ pub(super) async fn discover(access: &Access) -> Result<Catalog, ClusterError> {
             message: "the answer names no kinds; aggregated discovery (Kubernetes 1.30 or newer) is needed".to_owned(),
         });
     }
+    // After the kinds: a server that is registered in between has none of them.
+    catalog.delegation = delegation(access, trusted).await?;
     Ok(catalog)
 }
 

@@ -8,6 +8,10 @@ use serde_json::{Map, Value};
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
+mod one_way;
+
+pub use one_way::one_way;
+
 /// A field whose live value is not what it was taken for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drift {

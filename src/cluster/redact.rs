@@ -44,7 +44,7 @@ const ASSIGNMENT: &str = concat!(
 const FLAG: &str = r#"(?P<name>(^|\s)--?[A-Za-z0-9-]*(?i:pass|pwd|secret|token|key|credential)[A-Za-z0-9-]*)(?P<sep>\s+)(?P<value>[^\s-][^\s]*)"#;
 /// Names of values that must not be shown.
 const SECRET_NAME: &str = concat!(
-    r"(?i)pass(word|wd|phrase|code)|(^|[^a-z])(pwd|pass)($|[^a-z])|secret|token|credential|bearer",
+    r"(?i)pass(word|wd|phrase|code)|^pgpass$|(^|[^a-z])(pwd|pass)($|[^a-z])|secret|token|credential|bearer",
     r"|(api|access|private|signing|encryption|account|master|shared|session|auth|ssh)[-_. ]?key",
     r"|(^|[-_.])auth$|authorization|connection[-_. ]?string|(^|[-_.])dsn$",
 );
@@ -55,6 +55,12 @@ const NO_SECRET_NAME: &str = concat!(
     r"|^max|^num|^automount|^public|publickey",
 );
 
+/// A manifest of a Secret, and the values in it; each quote may be escaped any number of times.
+const SECRET_MANIFEST: [&str; 2] =
+    [r#"\\*"kind\\*"\s*:\s*\\*"Secret(List)?\\*""#, r#"(?P<keep>\\*"(data|stringData)\\*"\s*:\s*)\{[^{}]*(\}|$)"#];
+
+static MANIFEST_PATTERNS: LazyLock<Vec<Regex>> =
+    LazyLock::new(|| SECRET_MANIFEST.iter().filter_map(|s| Regex::new(s).ok()).collect());
 static SHAPE_PATTERNS: LazyLock<Vec<Regex>> =
     LazyLock::new(|| SHAPES.iter().filter_map(|s| Regex::new(s).ok()).collect());
 static NAMED_PATTERNS: LazyLock<Vec<Regex>> =
@@ -64,7 +70,7 @@ static NAME_PATTERNS: LazyLock<Vec<Regex>> =
 
 /// The changes with everything that looks like a credential replaced by `‹redacted›`, and marked as such.
 ///
-/// Redacted are the data of Secrets, values whose key or environment variable is named like a secret, and whatever has
+/// Redacted are the data and annotations of Secrets (clients keep the whole object in an annotation), values whose key or environment variable is named like a secret, and whatever has
 /// the shape of one (private keys, tokens, passwords in URLs), also within longer texts. Names and references of secrets
 /// stay.
 #[must_use]
@@ -74,10 +80,16 @@ pub fn redact(object: &ObjectRef, changes: Vec<FieldChange>) -> Vec<FieldChange>
         .into_iter()
         .map(|mut change| {
             let path = change.path.parse::<FieldPath>().unwrap_or_default();
-            let secret = (is_secret && is_data(&path)) || is_secret_place(&path);
+            let values = is_secret && holds_values(&path);
             let mut redacted = change.redacted;
             for value in [&mut change.from, &mut change.to].into_iter().flatten() {
-                redacted |= if secret { mask(value, is_secret && is_data(&path)) } else { scrub(value) };
+                redacted |= if values || is_secret_place(&path) {
+                    mask(value, values)
+                } else if is_secret {
+                    mask_members(value) | scrub(value)
+                } else {
+                    scrub(value)
+                };
             }
             change.redacted = redacted;
             change
@@ -89,6 +101,12 @@ pub fn redact(object: &ObjectRef, changes: Vec<FieldChange>) -> Vec<FieldChange>
 #[must_use]
 pub fn redact_text(text: &str) -> String {
     let mut text = Cow::Borrowed(text);
+    // A Secret as JSON, also within a JSON string: its values look like nothing in particular.
+    if let [kind, values] = MANIFEST_PATTERNS.as_slice()
+        && kind.is_match(&text)
+    {
+        text = Cow::Owned(values.replace_all(&text, format!("${{keep}}{{{REDACTED}}}")).into_owned());
+    }
     for pattern in SHAPE_PATTERNS.iter() {
         if pattern.is_match(&text) {
             let shown = pattern.replace_all(&text, |found: &Captures<'_>| {
@@ -122,8 +140,23 @@ fn is_secret_name(name: &str) -> bool {
     }
 }
 
-fn is_data(path: &FieldPath) -> bool {
-    matches!(path.0.first(), Some(PathElement::Key(key)) if key == "data" || key == "stringData")
+/// Whether a field of a Secret holds its values. Annotations do where a client keeps the whole object there, as
+/// `kubectl apply` does, and nothing says which client does.
+fn holds_values(path: &FieldPath) -> bool {
+    let key = |position: usize| match path.0.get(position) {
+        Some(PathElement::Key(key)) => key.as_str(),
+        _ => "",
+    };
+    matches!(key(0), "data" | "stringData") || (key(0) == "metadata" && key(1) == "annotations")
+}
+
+/// Masks what holds the values of a Secret within the whole object or its metadata.
+fn mask_members(value: &mut Value) -> bool {
+    let mut masked = false;
+    for pointer in ["/data", "/stringData", "/annotations", "/metadata/annotations"] {
+        masked |= value.pointer_mut(pointer).is_some_and(|values| mask(values, true));
+    }
+    masked
 }
 
 /// Whether the path itself says that its value is secret: by its last name, or as the value of a named variable.
@@ -211,7 +244,7 @@ mod tests {
     #[test]
     fn every_pattern_compiles() {
         assert_eq!(SHAPE_PATTERNS.len(), SHAPES.len());
-        assert_eq!((NAMED_PATTERNS.len(), NAME_PATTERNS.len()), (2, 2));
+        assert_eq!((NAMED_PATTERNS.len(), NAME_PATTERNS.len(), MANIFEST_PATTERNS.len()), (2, 2, 2));
     }
 
     #[test]
@@ -220,6 +253,27 @@ mod tests {
             ("Secret", "data.user", json!("YWRtaW4=")),
             ("Secret", "stringData[\"a.b\"]", json!("x")),
             ("Secret", "data", json!({ "user": "YWRtaW4=" })),
+            (
+                "Secret",
+                "metadata.annotations[\"kubectl.kubernetes.io/last-applied-configuration\"]",
+                json!(r#"{"kind":"Secret","data":{"user":"YWRtaW4="}}"#),
+            ),
+            ("Secret", "metadata.annotations[\"tool.example.com/applied\"]", json!("H4sIAAAhunter2")),
+            ("Secret", "metadata.annotations", json!({ "tool.example.com/applied": "hunter2" })),
+            ("Secret", "metadata", json!({ "labels": { "a": "b" }, "annotations": { "c": "hunter2" } })),
+            ("Secret", "", json!({ "kind": "Secret", "data": { "user": "YWRtaW4=" } })),
+            (
+                "ConfigMap",
+                "metadata.annotations[\"tool.example.com/copy\"]",
+                json!(r#"{"kind":"Secret","data":{"user":"YWRtaW4="}}"#),
+            ),
+            ("ConfigMap", "data.db_password", json!("hunter2")),
+            ("ConfigMap", "data[\".env\"]", json!("export API_TOKEN=hunter2\nMODE=fast")),
+            ("ConfigMap", "data[\"app.properties\"]", json!("db.password = hunter2")),
+            ("ConfigMap", "data[\"settings.json\"]", json!(r#"{"client_secret":"hunter2"}"#)),
+            ("ConfigMap", "data", json!({ "user": "app", "password": "hunter2" })),
+            ("Pod", "spec.containers[name=web].env[name=DATABASE_URL].value", json!("mysql://app:hunter2@db/x")),
+            ("Pod", "spec.containers[name=web].env[name=PGPASS].value", json!("hunter2")),
             ("Pod", "spec.containers[name=web].env[name=DB_PASSWORD].value", json!("hunter2")),
             (
                 "Pod",
@@ -287,6 +341,10 @@ mod tests {
             r#"{"password": "hunter2", "port": 1}"#.to_owned(),
             "PGPASSWORD=hunter2 psql".to_owned(),
             "mysql --password hunter2".to_owned(),
+            r#"cannot apply {"apiVersion":"v1","data":{"user":"hunter2"},"kind":"Secret"}"#.to_owned(),
+            r#"{"items":[{"annotations":{"last":"{\"kind\":\"Secret\",\"stringData\":{\"user\":\"hunter2\"}}"}}]}"#
+                .to_owned(),
+            r#"{"kind":"Secret","data":{"user":"hunter2, cut o"#.to_owned(),
         ] {
             let shown = redact_text(&text);
             assert!(shown.contains(REDACTED), "{text} gives {shown}");
@@ -306,6 +364,8 @@ mod tests {
             "Back-off pulling image \"registry.example.com:5000/team/app:v2\"",
             "Readiness probe failed: HTTP probe failed with statuscode: 503",
             "0/3 nodes are available: 3 Insufficient cpu.",
+            r#"{"kind":"ConfigMap","data":{"mode":"fast"}}"#,
+            r#"Secret "db": data: Invalid value"#,
             "exec: \"nope\": executable file not found in $PATH",
         ] {
             let shown = redact_text(text);

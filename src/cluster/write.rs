@@ -18,7 +18,14 @@ pub struct WriteOptions {
     pub uid: Option<String>,
     /// The object must have this resource version.
     pub resource_version: Option<String>,
+    /// There must be no such object yet; only an apply can ask for that.
+    pub absent: bool,
 }
+
+/// A resource version that no object has: etcd counts from 1, and the first write makes it 2. An apply that names it creates
+/// an object and never changes one: where there is none, the server compares nothing; where there is one, the versions differ.
+/// Unlike a creation by POST it leaves the fields with the manager as applied ones, so that a later apply can drop some.
+const NO_RESOURCE_VERSION: &str = "1";
 
 impl Access {
     /// Carries out one of the four operations that write, and gives the object as it is then; a deletion gives the
@@ -39,6 +46,9 @@ impl Access {
         let target = target
             .filter(|_| operation_kind.mutates())
             .ok_or_else(|| refused(format!("a {operation_kind} does not write to the cluster")))?;
+        if options.absent && operation.apply.is_none() {
+            return Err(refused(format!("a {operation_kind} cannot ask for an object that does not exist")));
+        }
         let kind = catalog.of(&target).ok_or_else(|| unknown_kind(catalog, &target))?;
         let dry = if options.dry_run { " (dry run)" } else { "" };
         let attempt = self.attempt(format!("{operation_kind} {target}{dry}"));
@@ -64,6 +74,9 @@ impl Access {
             // The server takes no manifest that says who manages which field: that is its own business.
             metadata.remove("managedFields");
             set_preconditions(metadata, options);
+            if options.absent {
+                metadata.insert("resourceVersion".to_owned(), Value::from(NO_RESOURCE_VERSION));
+            }
         }
         let path = object_path(kind, target, None, attempt)?;
         let mut request = Request::with_body(Method::PATCH, path, "application/apply-patch+yaml", manifest);
@@ -176,7 +189,7 @@ impl Access {
         let path = object_path(kind, &delete.target, None, attempt)?;
         let mut request = Request::with_body(Method::DELETE, path, JSON, body);
         if options.dry_run {
-            // The body is what counts. This is for the audit log, which would take it for a deletion otherwise.
+            // The body decides; this is for who reads the audit log, which need not have bodies.
             request.query.push(("dryRun", "All".to_owned()));
         }
         self.send_json(attempt, request).await

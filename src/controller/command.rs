@@ -2,9 +2,11 @@ use super::context::{Context, Error, while_doing};
 use super::finished::mark;
 use super::interpret::{Made, interpret};
 use super::notice::notice;
+use super::run::key;
 use crate::api::{
     AgentCommand, AgentCommandSpec, AgentCommandStatus, COMMAND_GENERATION_ANNOTATION, COMMAND_LABEL, CommandPhase,
-    ConditionType, ExecutionPlan, FINISHED_LABEL, PlanPhase, PlanReference, SNAPSHOT_FINALIZER, set_condition,
+    ConditionType, ExecutionPlan, FINISHED_LABEL, PlanPhase, PlanReference, SNAPSHOT_FINALIZER, condition,
+    set_condition,
 };
 use crate::plan::digest;
 use crate::telemetry::{AuditAction, AuditEvent, audit};
@@ -20,41 +22,57 @@ use std::time::Duration;
 
 /// How often a plan is made anew because the cluster had moved before it began.
 const MAX_REPLANS: u32 = 3;
-/// How soon an object is looked at again that the cache shows in an old state.
-const OUTDATED: Duration = Duration::from_millis(200);
+/// How the message of a command ends that something holds up.
+const TRIED_AGAIN: &str = "; it is tried again by itself";
 
-/// Moves a command to its next phase.
+/// Moves a command to its next phase. What keeps it from going on is told on the command itself, unless it passes at once.
 pub(super) async fn reconcile(command: Arc<AgentCommand>, context: Arc<Context>) -> Result<Action, Error> {
     if command.metadata.deletion_timestamp.is_some() {
+        context.proposals.close(&command.uid().unwrap_or_default());
         return Ok(Action::await_change());
     }
+    // A new plan, say, brings the command back before the write of its status is seen; planning anew would cost, and tell,
+    // everything twice.
+    if context.written.is_ahead_of(&command.metadata) {
+        return Ok(Action::await_change());
+    }
+    let moved = advance(&command, &context).await;
+    if let Err(error) = &moved
+        && !error.is_outdated()
+        && context.failures.are_known(&key::<AgentCommand>(command.namespace().as_deref(), &command.name_any()))
+        && let Err(unwritten) = stall(&command, &context, error).await
+    {
+        tracing::debug!(error = %unwritten, command = command.name_any(), "what holds a command up was not written down");
+    }
+    moved
+}
+
+async fn advance(command: &AgentCommand, context: &Context) -> Result<Action, Error> {
     let status = command.status.clone().unwrap_or_default();
     let asked = request_digest(&command.spec);
     let is_new = status.request_digest.as_deref() != Some(asked.as_str());
-    let plan = current_plan(&command, &status, &context).await?;
+    let plan = current_plan(command, &status, context).await?;
     match (is_new, status.phase, plan) {
         // While a plan is being carried out, a change of the request waits for its end.
-        (true, _, Some(plan)) if has_begun(&plan) && !is_final(&plan) => {
-            follow(&command, status, &plan, &context).await
-        }
+        (true, _, Some(plan)) if has_begun(&plan) && !is_final(&plan) => follow(command, status, &plan, context).await,
         (true, _, Some(plan)) if !is_final(&plan) => {
-            supersede(&plan, &context).await?;
-            begin(&command, &context, asked, 0).await
+            supersede(&plan, context).await?;
+            begin(command, context, asked, 0).await
         }
-        (true, _, _) => begin(&command, &context, asked, 0).await,
-        (false, Some(phase), _) if phase.is_final() => finish(&command, &status, &context).await,
+        (true, _, _) => begin(command, context, asked, 0).await,
+        (false, Some(phase), _) if phase.is_final() => finish(command, &status, context).await,
         (false, Some(CommandPhase::NeedsClarification), _) => Ok(Action::await_change()),
         (false, _, Some(plan)) if phase_of(&plan) == PlanPhase::Drifted => {
-            replan(&command, status, &context, asked).await
+            replan(command, status, context, asked).await
         }
-        (false, _, Some(plan)) => follow(&command, status, &plan, &context).await,
+        (false, _, Some(plan)) => follow(command, status, &plan, context).await,
         // Whoever deletes a plan does not want it made, and carried out, once more.
         (false, _, None) if status.plan.is_some() => {
             let message = "The plan was deleted. Change the request to ask again.".to_owned();
             let status = AgentCommandStatus { reply: Some(message.clone()), ..status };
-            end(&command, &context, status, CommandPhase::Cancelled, "PlanDeleted", &message).await
+            end(command, context, status, CommandPhase::Cancelled, "PlanDeleted", &message).await
         }
-        (false, _, None) => begin(&command, &context, asked, status.replans.unwrap_or(0)).await,
+        (false, _, None) => begin(command, context, asked, status.replans.unwrap_or(0)).await,
     }
 }
 
@@ -115,7 +133,40 @@ async fn supersede(plan: &ExecutionPlan, context: &Context) -> Result<(), Error>
         .replace_status(&plan.name_any(), &PostParams::default(), &superseded)
         .await
         .map_err(while_doing("superseding an older plan"))?;
-    notice(context, plan, false, "Superseded", "Replan", "the request changed: a newer plan takes its place").await;
+    notice(context, plan, false, "Superseded", "Replan", "the request changed: a newer plan takes its place");
+    audit::record(AuditEvent {
+        command: plan.spec.command_ref.as_ref().map(|command| command.name.as_str()),
+        plan: plan.metadata.name.as_deref(),
+        digest: plan.status.as_ref().and_then(|status| status.digest.as_deref()),
+        decision: &PlanPhase::Superseded.to_string(),
+        ..AuditEvent::new(AuditAction::Finished, "countersign", plan.namespace().as_deref().unwrap_or_default())
+    });
+    Ok(())
+}
+
+/// Writes on a command why it does not go on. It is tried again all the same.
+async fn stall(command: &AgentCommand, context: &Context, error: &Error) -> Result<(), Error> {
+    let generation = command.metadata.generation;
+    let mut status = command.status.clone().unwrap_or_default();
+    let message = format!("{error}{TRIED_AGAIN}");
+    let is_new = status.request_digest.as_deref() != Some(request_digest(&command.spec).as_str());
+    if is_new && status.phase.is_none_or(CommandPhase::is_final) {
+        status.phase = Some(CommandPhase::Interpreting);
+    }
+    status.observed_generation = generation;
+    let reason = error.reason();
+    set_condition(&mut status.conditions, ConditionType::Ready, false, reason, &message, generation);
+    set_condition(&mut status.conditions, ConditionType::Stalled, true, reason, &message, generation);
+    if command.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    let commands: Api<AgentCommand> =
+        Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());
+    let mut updated = command.clone();
+    updated.status = Some(status);
+    let written = commands.replace_status(&command.name_any(), &PostParams::default(), &updated).await;
+    context.written.note(&written.map_err(while_doing("writing what holds a command up"))?.metadata);
+    notice(context, command, true, reason, "Reconcile", &message);
     Ok(())
 }
 
@@ -128,15 +179,10 @@ async fn begin(command: &AgentCommand, context: &Context, asked: String, replans
         replans: (replans > 0).then_some(replans),
         ..AgentCommandStatus::default()
     };
-    if is_outdated(command, context).await? {
-        return Ok(Action::requeue(OUTDATED));
+    let (uid, generation) = (command.uid().unwrap_or_default(), command.metadata.generation.unwrap_or(0));
+    if context.proposals.open(&uid, generation) {
+        audit_command(command, AuditAction::Requested, &format!("generation {generation}"));
     }
-    audit_command(
-        command,
-        AuditAction::Requested,
-        None,
-        &format!("generation {}", command.metadata.generation.unwrap_or(0)),
-    );
     let made = interpret(command, context).await?;
     let (interpretation, usage) = (made.interpretation, made.usage);
     status.interpretation = Some(interpretation);
@@ -168,7 +214,7 @@ async fn begin(command: &AgentCommand, context: &Context, asked: String, replans
         }
         Made::Refused { phase, reason, message } => {
             status.reply = Some(message.clone());
-            audit_command(command, AuditAction::Refused, None, reason);
+            audit_command(command, AuditAction::Refused, reason);
             end(command, context, status, phase, reason, &message).await
         }
         Made::Plan { spec, answer } => {
@@ -198,8 +244,7 @@ async fn planned(
     };
     let reply = format!("{} {message}", plan.spec.summary);
     status.reply = Some(reply.clone());
-    let risk = plan.spec.risk.level.to_string();
-    audit_command(command, AuditAction::Proposed, Some((&plan.name_any(), &digest)), &risk);
+    audit_proposal(command, plan, &digest);
     if phase.is_final() {
         return end(command, context, status, phase, "Planned", &reply).await;
     }
@@ -228,15 +273,6 @@ fn plan_name(command: &AgentCommand, replans: u32) -> String {
     format!("{}-{generation}{again}", shortened_name(&command.name_any()))
 }
 
-/// Whether the cache lags behind: what was written a moment ago, a new plan say, brings the command back before the write
-/// itself is seen, and planning anew would cost, and tell, everything twice.
-async fn is_outdated(command: &AgentCommand, context: &Context) -> Result<bool, Error> {
-    let commands: Api<AgentCommand> =
-        Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());
-    let current = commands.get_metadata_opt(&command.name_any()).await.map_err(while_doing("reading the command"))?;
-    Ok(current.is_none_or(|current| current.resource_version() != command.resource_version()))
-}
-
 async fn replan(
     command: &AgentCommand,
     mut status: AgentCommandStatus,
@@ -251,7 +287,7 @@ async fn replan(
         status.reply = Some(message.clone());
         return end(command, context, status, CommandPhase::Failed, "Drifted", &message).await;
     }
-    notice(context, command, false, "Replanning", "Replan", "the cluster had moved since the plan was made").await;
+    notice(context, command, false, "Replanning", "Replan", "the cluster had moved since the plan was made");
     begin(command, context, asked, replans).await
 }
 
@@ -271,11 +307,11 @@ async fn create_plan(
     plan.metadata.annotations =
         Some(BTreeMap::from([(COMMAND_GENERATION_ANNOTATION.to_owned(), generation.to_string())]));
     let digest = digest::digest(&plan.spec).map_err(|error| Error::Digest(error.to_string()))?;
-    context.note_assessed(&digest);
+    context.note_assessed(&plan, &digest);
     let plans = plans(command, context);
     match store_plan(command, &plans, &plan).await? {
         Stored::New(plan) => {
-            notice(context, &plan, false, "Planned", "Plan", &plan.spec.summary).await;
+            notice(context, &plan, false, "Planned", "Plan", &plan.spec.summary);
             Ok(plan)
         }
         Stored::Before(plan) => Ok(plan),
@@ -360,11 +396,16 @@ async fn follow(
         status.reply = Some(message.clone());
         return end(command, context, status, phase, &format!("{plan_phase:?}"), &message).await;
     }
-    if status.phase != Some(phase) {
+    if status.phase != Some(phase) || was_held_up(&status) {
         status.reply = Some(message.clone());
         write(command, context, status, phase, &format!("{plan_phase:?}"), &message).await?;
     }
     Ok(Action::await_change())
+}
+
+/// Whether the conditions still tell what held the command up.
+fn was_held_up(status: &AgentCommandStatus) -> bool {
+    condition(&status.conditions, ConditionType::Stalled).is_some_and(|told| told.message.ends_with(TRIED_AGAIN))
 }
 
 fn sentence(text: &str) -> String {
@@ -390,7 +431,7 @@ async fn end(
     let took = begun.map(|begun| k8s_openapi::jiff::Timestamp::now().duration_since(begun));
     let took = took.and_then(|took| Duration::try_from(took).ok()).unwrap_or_default();
     context.metrics.request_finished(phase, intent, took);
-    audit_command(command, AuditAction::Finished, None, &phase.to_string());
+    audit_command(command, AuditAction::Finished, &phase.to_string());
     finish(command, &written, context).await
 }
 
@@ -412,7 +453,7 @@ async fn finish(command: &AgentCommand, status: &AgentCommandStatus, context: &C
     }
     if !command.labels().contains_key(FINISHED_LABEL) {
         let generation = command.metadata.generation.unwrap_or(0).to_string();
-        mark(&commands, &command.name_any(), &json!(generation)).await?;
+        mark(context, &commands, &command.name_any(), &json!(generation)).await?;
     }
     Ok(Action::await_change())
 }
@@ -451,26 +492,37 @@ async fn write(
         Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default());
     let mut updated = command.clone();
     updated.status = Some(status.clone());
-    commands
-        .replace_status(&command.name_any(), &PostParams::default(), &updated)
-        .await
-        .map_err(while_doing("writing the command's status"))?;
+    let written = commands.replace_status(&command.name_any(), &PostParams::default(), &updated).await;
+    context.written.note(&written.map_err(while_doing("writing the command's status"))?.metadata);
+    context.proposals.close(&command.uid().unwrap_or_default());
     let warning = phase.is_final() && !fine;
-    notice(context, command, warning, &phase.to_string(), "Reconcile", message).await;
+    notice(context, command, warning, &phase.to_string(), "Reconcile", message);
     Ok(status)
 }
 
-fn audit_command(command: &AgentCommand, action: AuditAction, plan: Option<(&str, &str)>, decision: &str) {
-    let requester = command.spec.requested_by.as_ref().map_or("unknown", |requester| requester.username.as_str());
+fn audit_command(command: &AgentCommand, action: AuditAction, decision: &str) {
+    audit::record(AuditEvent { decision, ..about(command, action) });
+}
+
+fn audit_proposal(command: &AgentCommand, plan: &ExecutionPlan, digest: &str) {
+    let proposer = plan.spec.proposed_by.as_ref();
     audit::record(AuditEvent {
-        action,
-        actor: requester,
-        namespace: command.metadata.namespace.as_deref().unwrap_or_default(),
-        command: command.metadata.name.as_deref(),
-        plan: plan.map(|(name, _)| name),
-        digest: plan.map(|(_, digest)| digest),
-        decision,
+        plan: plan.metadata.name.as_deref(),
+        digest: Some(digest),
+        planner: proposer.map(|proposer| proposer.planner.as_str()),
+        model: proposer.and_then(|proposer| proposer.model.as_deref()),
+        decision: &plan.spec.risk.level.to_string(),
+        ..about(command, AuditAction::Proposed)
     });
+}
+
+/// An audit line about a command, to be completed.
+fn about(command: &AgentCommand, action: AuditAction) -> AuditEvent<'_> {
+    let requester = command.spec.requested_by.as_ref().map_or("unknown", |requester| requester.username.as_str());
+    AuditEvent {
+        command: command.metadata.name.as_deref(),
+        ..AuditEvent::new(action, requester, command.metadata.namespace.as_deref().unwrap_or_default())
+    }
 }
 
 fn now() -> Time {

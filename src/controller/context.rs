@@ -1,17 +1,21 @@
+use super::approvals::Borrowed;
 use super::failures::Failures;
 use super::leader::Leadership;
 use super::policy::Policies;
+use super::proposals::Proposals;
 use super::provider::Providers;
 use crate::api::{AgentCommand, ExecutionPlan, ModelProvider};
-use crate::cluster::{Cluster, ClusterError, ListOptions};
+use crate::cluster::{Cluster, ClusterError, ListOptions, Prometheus};
 use crate::execute::{Signals, SnapshotError, SnapshotStore};
 use crate::plan::{Namespace, PlanError};
 use crate::telemetry::Metrics;
-use kube::Client;
+use kube::api::ObjectMeta;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
+use kube::{Client, ResourceExt};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -33,9 +37,15 @@ pub(super) struct Context {
     pub tasks: TaskTracker,
     /// The word that this replica leads.
     pub leadership: Leadership,
-    /// Digests of plans that this process assessed when it made them, so that they need no second look.
-    pub assessed: Mutex<HashMap<String, std::time::Instant>>,
+    /// What this process wrote of commands and plans, and a watch may not have shown yet.
+    pub written: Written,
+    /// Plans that this process assessed when it made them, so that they need no second look.
+    pub assessed: Mutex<HashMap<String, Instant>>,
     pub failures: Failures,
+    /// Where metrics are asked for, if anywhere.
+    pub prometheus: Option<Prometheus>,
+    pub borrowed: Borrowed,
+    pub proposals: Proposals,
 }
 
 /// The plans that this process is carrying out, by uid.
@@ -79,6 +89,43 @@ impl Executions {
     }
 }
 
+/// The resource versions that this process wrote last, by uid. A reconciliation that is called with something older would do
+/// once more what was just done; the newer object brings the work back by itself.
+#[derive(Default)]
+pub(super) struct Written {
+    versions: Mutex<HashMap<String, (u64, Instant)>>,
+}
+
+impl Written {
+    /// Remembers what the API server answered to a write, or to a read.
+    pub fn note(&self, meta: &ObjectMeta) {
+        let (Some(uid), Some(version)) = (&meta.uid, version(meta)) else { return };
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        if versions.len() >= WRITTEN_KEPT {
+            versions.retain(|_, (_, at)| at.elapsed() < WRITTEN_LIFETIME);
+        }
+        let newest = versions.get(uid).map_or(version, |(known, _)| version.max(*known));
+        versions.insert(uid.clone(), (newest, Instant::now()));
+    }
+
+    /// Whether an object from a cache is older than what this process knows to be stored.
+    pub fn is_ahead_of(&self, meta: &ObjectMeta) -> bool {
+        let (Some(uid), Some(version)) = (&meta.uid, version(meta)) else { return false };
+        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.get(uid).is_some_and(|(known, at)| version < *known && at.elapsed() < WRITTEN_LIFETIME)
+    }
+}
+
+/// Resource versions of one kind can be compared (Kubernetes' KEP-5504): later is larger.
+fn version(meta: &ObjectMeta) -> Option<u64> {
+    meta.resource_version.as_deref()?.parse().ok()
+}
+
+/// How long a watch may lag behind; after that an object is taken for what it says.
+const WRITTEN_LIFETIME: Duration = Duration::from_secs(60);
+/// How many writes are remembered before those that are too old are looked for.
+const WRITTEN_KEPT: usize = 256;
+
 impl Context {
     /// The namespaces of the cluster with their labels, read as the operator.
     pub async fn namespaces(&self) -> Result<Vec<Namespace>, Error> {
@@ -89,16 +136,16 @@ impl Context {
     }
 
     /// Remembers that a plan was assessed just now.
-    pub fn note_assessed(&self, digest: &str) {
+    pub fn note_assessed(&self, plan: &ExecutionPlan, digest: &str) {
         let mut assessed = self.assessed.lock().unwrap_or_else(PoisonError::into_inner);
         assessed.retain(|_, at| at.elapsed() < ASSESSMENT_LIFETIME);
-        assessed.insert(digest.to_owned(), std::time::Instant::now());
+        assessed.insert(assessment(plan, digest), Instant::now());
     }
 
     /// Whether a plan was assessed a moment ago.
-    pub fn was_assessed(&self, digest: &str) -> bool {
+    pub fn was_assessed(&self, plan: &ExecutionPlan, digest: &str) -> bool {
         let assessed = self.assessed.lock().unwrap_or_else(PoisonError::into_inner);
-        assessed.get(digest).is_some_and(|at| at.elapsed() < ASSESSMENT_LIFETIME)
+        assessed.get(&assessment(plan, digest)).is_some_and(|at| at.elapsed() < ASSESSMENT_LIFETIME)
     }
 
     /// The command that a plan answers, from the cache.
@@ -110,8 +157,13 @@ impl Context {
     }
 }
 
+/// What an assessment is remembered by: another plan of the same digest was not tried.
+fn assessment(plan: &ExecutionPlan, digest: &str) -> String {
+    format!("{}/{} {digest}", plan.namespace().unwrap_or_default(), plan.name_any())
+}
+
 /// How long an assessment made at planning is good for without another look.
-const ASSESSMENT_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
+const ASSESSMENT_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Why a reconciliation has to be tried again.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +199,19 @@ impl Error {
         matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404))
     }
 
+    /// One word for conditions and events.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Cluster(error) if error.is_forbidden() => "Forbidden",
+            Self::Api { .. } | Self::Cluster(_) => "ClusterUnavailable",
+            Self::Plan(error) => error.reason(),
+            Self::Snapshot(_) => "SnapshotFailed",
+            Self::PoliciesUnread(_) => "PoliciesUnread",
+            Self::Digest(_) => "NoDigest",
+            Self::NameTaken(_) => "NameTaken",
+        }
+    }
+
     /// Whether it passes by itself, as far as one can tell: the API server was not reached, or was not able to answer.
     pub fn is_passing(&self) -> bool {
         match self {
@@ -165,5 +230,28 @@ impl Error {
     /// Whether the API server says that the object changed meanwhile: then a newer event is on its way.
     pub fn is_outdated(&self) -> bool {
         matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 409))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(uid: &str, version: &str) -> ObjectMeta {
+        ObjectMeta { uid: Some(uid.into()), resource_version: Some(version.into()), ..ObjectMeta::default() }
+    }
+
+    #[test]
+    fn only_what_is_older_than_the_last_write_is_outdated() {
+        let written = Written::default();
+        assert!(!written.is_ahead_of(&meta("a", "9")));
+        written.note(&meta("a", "10"));
+        written.note(&meta("a", "8"));
+        assert!(written.is_ahead_of(&meta("a", "9")));
+        assert!(!written.is_ahead_of(&meta("a", "10")));
+        assert!(!written.is_ahead_of(&meta("a", "11")));
+        assert!(!written.is_ahead_of(&meta("b", "9")));
+        // A server that counts otherwise is believed as it is.
+        assert!(!written.is_ahead_of(&meta("a", "x9")));
     }
 }

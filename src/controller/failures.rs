@@ -19,6 +19,12 @@ pub(super) struct Failures {
 }
 
 impl Failures {
+    /// Whether the reconciliation of an object failed a short while ago.
+    pub fn are_known(&self, object: &str) -> bool {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.get(object).is_some_and(|(_, last)| last.elapsed() < FORGOTTEN)
+    }
+
     /// Notes a failure of an object, and gives how long to leave it alone: 1 s, 2 s, 4 s … up to 5 min, or up to 10 s when
     /// the failure `passes` by itself.
     pub fn pause(&self, object: &str, passes: bool) -> Duration {
@@ -48,7 +54,9 @@ mod tests {
         let failures = Failures::default();
         let pauses: Vec<u64> = (0..12).map(|_| failures.pause("a", false).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+        assert!(!failures.are_known("b"));
         assert_eq!(failures.pause("b", false), FIRST);
+        assert!(failures.are_known("b"));
     }
 
     #[test]

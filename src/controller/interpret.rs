@@ -10,7 +10,7 @@ use crate::cluster::{Access, Catalog};
 use crate::draft::{Draft, ToolCall};
 use crate::plan::{
     Actor, CompiledCall, CompiledStep, Environments, Grounded, Namespace, PlanError, Resolver, answer,
-    approvals_required, check_rights, compile, ground, merge_answers, needed_rights, overall, right_to_use, validate,
+    approvals_required, check_plan_rights, check_use, compile, ground, merge_answers, overall, validate,
 };
 use crate::planner::{PlanningInput, Proposal, ToolCatalogue, ToolDescription, Turn, propose};
 use crate::telemetry::{PlannerKind, PlannerResult};
@@ -18,7 +18,7 @@ use crate::tools;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 /// Below this confidence a request is asked back instead of planned.
@@ -91,7 +91,15 @@ pub(super) async fn interpret(command: &AgentCommand, context: &Context) -> Resu
         place: command.spec.context.clone().unwrap_or_default(),
         environments: Environments::new(namespaces, context.namespace.clone()),
     };
-    let proposal = interpreter.propose(&own).await?;
+    let (uid, generation) = (command.uid().unwrap_or_default(), command.metadata.generation.unwrap_or(0));
+    let proposal = match context.proposals.get(&uid, generation) {
+        Some(proposal) => proposal,
+        None => {
+            let proposal = Arc::new(interpreter.propose(&own).await?);
+            context.proposals.keep(&uid, generation, &proposal);
+            proposal
+        }
+    };
     let mut interpretation = first_reading(&proposal);
     let made = match interpreter.make(&proposal, &mut interpretation).await {
         Ok(made) => made,
@@ -111,7 +119,7 @@ pub(super) async fn interpret(command: &AgentCommand, context: &Context) -> Resu
         }
         other => other,
     };
-    Ok(Interpreted { interpretation, usage: proposal.usage, made })
+    Ok(Interpreted { interpretation, usage: proposal.usage.clone(), made })
 }
 
 /// The plan with what the policies ask for now, so that a policy loosened later loosens nothing for it.
@@ -120,7 +128,7 @@ async fn under_policy(
     namespace: &str,
     context: &Context,
 ) -> Result<ExecutionPlanSpec, Error> {
-    let verdict = match verdict(&spec, namespace, spec.risk.level, context).await? {
+    let verdict = match verdict(&spec, namespace, spec.risk.level, &[], context).await? {
         Judged::Verdict(verdict) => verdict,
         Judged::NotYet => return Err(Error::PoliciesUnread("they are being read".to_owned())),
         Judged::Unreadable(reason) => return Err(Error::PoliciesUnread(reason)),
@@ -281,14 +289,13 @@ impl Interpreter<'_> {
 
     /// Whoever asked must be allowed to use the service account that looks things up and carries them out.
     async fn check_account(&self) -> Result<(), PlanError> {
-        let usage = right_to_use(&self.namespace, &self.account);
-        check_rights(&self.context.cluster, &[self.requester()?], &[usage]).await
+        check_use(&self.context.cluster, &self.requester()?, &self.namespace, &self.account).await
     }
 
     /// Effective rights are what both whoever asked and the service account have.
     async fn check_rights(&self, catalog: &Catalog, spec: &ExecutionPlanSpec) -> Result<(), PlanError> {
         let account = Actor::service_account(&self.namespace, &self.account);
-        check_rights(&self.context.cluster, &[self.requester()?, account], &needed_rights(catalog, spec)).await
+        check_plan_rights(&self.context.cluster, catalog, &self.requester()?, &account, spec).await
     }
 
     /// The plan of what would change; `None` when nothing would.
@@ -325,6 +332,7 @@ impl Interpreter<'_> {
             warnings,
             plan_only: command.spec.mode == Mode::PlanOnly,
             observe: command.spec.observe.clone(),
+            timeout: command.spec.timeout,
             steps,
         })
     }

@@ -62,6 +62,15 @@ pub(super) struct Elector {
     seen: Option<(LeaseSpec, Instant)>,
 }
 
+/// What a try is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    /// To lead from now on.
+    Acquire,
+    /// To go on leading, without anybody else in between.
+    Renew,
+}
+
 /// What to do about a lease.
 #[derive(Debug, PartialEq)]
 enum Move {
@@ -87,7 +96,7 @@ impl Elector {
     pub async fn acquire(&mut self, stop: &CancellationToken) -> bool {
         let mut told = false;
         loop {
-            if self.attempt().await {
+            if self.attempt(Aim::Acquire).await {
                 tracing::info!(identity = self.identity, "leading");
                 return true;
             }
@@ -111,7 +120,7 @@ impl Elector {
                 () = stop.cancelled() => return false,
                 () = tokio::time::sleep(pause) => {}
             }
-            while !self.attempt().await {
+            while !self.attempt(Aim::Renew).await {
                 if !self.leadership.holds() {
                     self.leadership.lose();
                     return true;
@@ -137,9 +146,9 @@ impl Elector {
     }
 
     /// Takes or renews the lease if that is possible now. Whether this replica leads.
-    async fn attempt(&mut self) -> bool {
+    async fn attempt(&mut self, aim: Aim) -> bool {
         let begun = Instant::now();
-        match tokio::time::timeout(TRY, self.write()).await {
+        match tokio::time::timeout(TRY, self.write(aim)).await {
             Ok(Ok(true)) => {
                 // From before the request: the server may have stored it at any moment since.
                 self.leadership.renew(begun);
@@ -160,7 +169,7 @@ impl Elector {
         }
     }
 
-    async fn write(&mut self) -> Result<bool, kube::Error> {
+    async fn write(&mut self, aim: Aim) -> Result<bool, kube::Error> {
         if let Some(mut lease) = self.held.take() {
             let current = lease.spec.clone().unwrap_or_default();
             if let Move::Take(spec) = decide(&current, &self.identity, Duration::ZERO, Timestamp::now()) {
@@ -180,6 +189,10 @@ impl Elector {
         let current = stored.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default();
         if self.seen.as_ref().is_none_or(|(seen, _)| *seen != current) {
             self.seen = Some((current.clone(), Instant::now()));
+        }
+        if aim == Aim::Renew && current.holder_identity.as_ref() != Some(&self.identity) {
+            // Somebody else led, or may have: what this process knows of its work is old, even where the lease is free.
+            return Ok(false);
         }
         let unchanged = self.seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
         let Move::Take(spec) = decide(&current, &self.identity, unchanged, Timestamp::now()) else { return Ok(false) };

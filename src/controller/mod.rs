@@ -1,5 +1,6 @@
 //! The reconcilers: thin, they only move an object to its next phase.
 
+mod approvals;
 mod command;
 mod context;
 mod failures;
@@ -9,6 +10,7 @@ mod leader;
 mod notice;
 mod plan;
 mod policy;
+mod proposals;
 mod provider;
 mod run;
 

@@ -3,12 +3,16 @@
 use super::context::Context;
 use kube::Resource;
 use kube::runtime::events::{Event, EventType};
+use tokio::sync::Semaphore;
 
 /// The longest note that the API server takes (1 kB).
 const MAX_NOTE: usize = 1000;
 
-/// Publishes an event on an object. An event that cannot be published is logged: it must never hold up the work.
-pub(super) async fn notice<K: Resource<DynamicType = ()>>(
+/// How many events are published at the same time: the work itself goes first.
+static LINES: Semaphore = Semaphore::const_new(8);
+
+/// Publishes an event on an object, beside the work, which it must never hold up. One that cannot be published is logged.
+pub(super) fn notice<K: Resource<DynamicType = ()>>(
     context: &Context,
     object: &K,
     warning: bool,
@@ -23,9 +27,13 @@ pub(super) async fn notice<K: Resource<DynamicType = ()>>(
         action: action.to_owned(),
         secondary: None,
     };
-    if let Err(error) = context.recorder.publish(&event, &object.object_ref(&())).await {
-        tracing::warn!(%error, reason, "event not published");
-    }
+    let (recorder, reference) = (context.recorder.clone(), object.object_ref(&()));
+    context.tasks.spawn(async move {
+        let _line = LINES.acquire().await;
+        if let Err(error) = recorder.publish(&event, &reference).await {
+            tracing::warn!(%error, reason = event.reason, "event not published");
+        }
+    });
 }
 
 fn shortened(note: &str) -> String {

@@ -1,23 +1,26 @@
+use super::approvals::{self, Given};
 use super::context::{Context, Error, while_doing};
 use super::finished::mark;
 use super::notice::notice;
 use super::policy::{Judged, verdict};
 use crate::api::{
-    AgentCommand, ConditionType, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanApproval, PlanPhase,
-    REQUEST_ANNOTATION, RiskLevel, SNAPSHOT_FINALIZER, set_condition,
+    AgentCommand, ApprovalTerms, ConditionType, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanPhase,
+    REQUEST_ANNOTATION, Risk, RiskLevel, SNAPSHOT_FINALIZER, set_condition,
 };
-use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms, judge};
-use crate::cluster::Catalog;
-use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching};
-use crate::plan::policy::{Ruling, Verdict};
+use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms};
+use crate::execute::{
+    Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching, can_be_put_back, check_promised_metrics,
+};
+use crate::plan::policy::{Ruling, Verdict, still_demanded, stricter};
 use crate::plan::{
-    Actor, Environments, PlanError, check_rights, digest, needed_rights, regrounded_risk, right_to_use, validate,
+    Actor, Environments, PlanError, Reassessment, catalog_for, check_plan_rights, check_use, digest,
+    needs_record_dropped, reassess, validate,
 };
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::controller::Action;
 use serde_json::json;
 use std::sync::Arc;
@@ -27,9 +30,15 @@ use tracing::Instrument;
 
 /// How long to wait at most for a time to come: clocks are set, and machines sleep.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// How long until rights are asked about again that kept an approval from counting: nothing tells when they are given.
+const RIGHTS_PAUSE: Duration = Duration::from_secs(300);
 
 /// Moves a plan to its next phase.
 pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -> Result<Action, Error> {
+    // Above all what the cache still shows as under way when it has just ended.
+    if context.written.is_ahead_of(&plan.metadata) {
+        return Ok(Action::await_change());
+    }
     let uid = plan.uid().unwrap_or_default();
     let signals = signals(&plan, command_of(&plan, &context).await?.as_deref());
     if context.executions.signal(&uid, &signals) {
@@ -42,12 +51,19 @@ pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -
         return Ok(Action::await_change());
     }
     if is_final {
-        let asked_back = signals.rollback.is_some() && status.phase == Some(PlanPhase::Succeeded);
+        let asked_back = signals.rollback.is_some() && can_be_put_back(&status);
         if !asked_back {
             return finish(&plan, &context).await;
         }
     }
     if let Some(approved) = ApprovedPlan::begun(&plan) {
+        if is_final {
+            let line = AuditEvent {
+                decision: "putting back was asked for",
+                ..about(&plan, AuditAction::Begun, "countersign")
+            };
+            audit::record(line);
+        }
         execute(&context, &approved, status, signals);
         return Ok(Action::await_change());
     }
@@ -94,10 +110,25 @@ async fn await_approval(
     mut status: ExecutionPlanStatus,
     signals: Signals,
 ) -> Result<Action, Error> {
+    // Before the digest can be read, and approved: the finalizer sees to it that approvals go when the plan goes.
+    if !is_prepared(plan) {
+        prepare(plan, context).await?;
+        return Ok(Action::await_change());
+    }
     let before = status.clone();
     let digest = digest::digest(&plan.spec).map_err(|error| Error::Digest(error.to_string()))?;
+    let first_look = status.digest.is_none();
     status.digest = Some(digest.clone());
     status.observed_generation = plan.metadata.generation;
+    if plan.spec.proposed_by.is_some() {
+        status.risk.get_or_insert_with(|| plan.spec.risk.clone());
+    }
+    if first_look && plan.spec.command_ref.is_none() {
+        let author = plan.spec.requested_by.as_ref().map_or("unknown", |requester| requester.username.as_str());
+        let risk = plan.spec.risk.level.to_string();
+        let line = about(plan, AuditAction::Proposed, author);
+        audit::record(AuditEvent { digest: Some(&digest), planner: Some("by hand"), decision: &risk, ..line });
+    }
     if signals.cancel {
         return stop(plan, context, status, PlanPhase::Cancelled, "Cancelled", "cancelled before it began").await;
     }
@@ -115,50 +146,83 @@ async fn await_approval(
     if let Err(invalid) = validate(&plan.spec) {
         return stop(plan, context, status, PlanPhase::Failed, "InvalidPlan", &invalid.to_string()).await;
     }
+    if first_look && let Some(wrong) = check_promised_metrics(&plan.spec.steps, context.prometheus.as_ref()).await {
+        return stop(plan, context, status, PlanPhase::Failed, "InvalidPlan", &wrong).await;
+    }
     // What somebody else wrote by hand, or what was made a while ago, is weighed afresh: a plan cannot call itself harmless.
-    let fresh = context.was_assessed(&digest);
+    let fresh = context.was_assessed(plan, &digest);
     let risk = if fresh {
+        status.risk = Some(plan.spec.risk.clone());
         plan.spec.risk.level
     } else {
         match assess_again(plan, context).await {
-            Ok(risk) => risk.max(plan.spec.risk.level),
+            Ok(found) => {
+                // What the author says may raise it.
+                let risk = if plan.spec.risk.level > found.risk.level { plan.spec.risk.clone() } else { found.risk };
+                let level = risk.level;
+                status.risk = Some(risk);
+                status.irreversible = found.irreversible;
+                level
+            }
             Err(Error::Plan(error)) if !error.is_transient() => {
                 return stop(plan, context, status, PlanPhase::Failed, error.reason(), &error.to_string()).await;
             }
             Err(error) => return Err(error),
         }
     };
-    let verdict = match verdict(&plan.spec, &plan.namespace().unwrap_or_default(), risk, context).await? {
+    let held_by = status.terms.as_ref().map(|terms| terms.policies.as_slice()).unwrap_or_default();
+    let verdict = match verdict(&plan.spec, &plan.namespace().unwrap_or_default(), risk, held_by, context).await? {
         Judged::Verdict(verdict) => *verdict,
         // Their arrival brings every plan back here.
         Judged::NotYet => return Ok(Action::requeue(Duration::from_secs(1))),
         Judged::Unreadable(reason) => {
+            // Its digest is not shown yet: approvals are for plans that were judged.
+            status.digest.clone_from(&before.digest);
             let message = format!("nothing runs as long as the policies cannot be read: {reason}");
             wait(plan, context, &before, status, &message).await?;
             return Ok(Action::requeue(Duration::from_secs(10)));
         }
     };
-    let need = verdict.approvals_required.max(plan.spec.approvals_required);
+    let terms = terms_of(plan, &status, &verdict);
+    let need = terms.approvals;
     status.approvals_required = need;
-    status.policies.clone_from(&verdict.demanded_by);
-    if let Some(denial) = denial(plan, &verdict) {
+    status.policies = still_demanded(&before.policies, &verdict.demanded_by);
+    let denial = denial(plan, &verdict, &terms);
+    status.terms = Some(terms.clone());
+    if let Some(denial) = denial {
         let generation = plan.metadata.generation;
         set_condition(&mut status.conditions, ConditionType::Denied, true, "DeniedByPolicy", &denial, generation);
-        audit_plan(plan, Some(&digest), AuditAction::Denied, "policy", &denial);
+        let line = about(plan, AuditAction::Denied, "policy");
+        audit::record(AuditEvent { digest: Some(&digest), decision: &denial, ..line });
         return stop(plan, context, status, PlanPhase::Denied, "DeniedByPolicy", &denial).await;
     }
-    let terms = Terms {
-        need,
-        approver_groups: verdict.approver_groups.clone(),
-        separation_of_duties: verdict.separation_of_duties,
-        lifetime: verdict.approval_lifetime,
-        now: Timestamp::now(),
-    };
-    let approvals = if need > 0 { approvals_of(plan, context).await? } else { Vec::new() };
-    let judgement = judge(plan, &digest, &terms, &approvals);
     let held = held_back(&verdict);
-    let again = next_judgement(&verdict, &judgement, terms.now);
-    note_approvals(plan, context, &mut status, &judgement, need);
+    let terms = Terms::of(&terms, Timestamp::now());
+    let now = terms.now;
+    // Where nobody has to say yes, somebody may still say no as long as the plan waits for something else.
+    let mut given = if need > 0 || held.is_some() || signals.suspended {
+        Given::read(plan, &digest, terms, first_look, context).await?
+    } else {
+        Given::nothing(plan, &digest, terms)
+    };
+    let mut judgement = given.judge(context).await?;
+    let approved = matches!(judgement.outcome, Approval::Approved { .. });
+    let suspended = signals.suspended && approved && held.is_none() && still_suspended(plan, context).await?;
+    let decides = match judgement.outcome {
+        Approval::Approved { .. } => held.is_none() && !suspended,
+        Approval::Denied { .. } => true,
+        Approval::Waiting { .. } => false,
+    };
+    let mut again = next_judgement(&verdict, &judgement, now);
+    if decides {
+        judgement = given.confirm(judgement, context).await?;
+        if matches!(judgement.outcome, Approval::Waiting { .. }) {
+            again = Action::requeue(RIGHTS_PAUSE);
+        }
+    }
+    given.adopt(&judgement, context).await?;
+    status.approvals.clone_from(&judgement.records);
+    status.approval_count = Some(format!("{}/{need}", judgement.counted()));
     match &judgement.outcome {
         Approval::Denied { by, reason } => {
             let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -171,7 +235,9 @@ async fn await_approval(
                 &message,
                 plan.metadata.generation,
             );
-            stop(plan, context, status, PlanPhase::Denied, "Denied", &message).await
+            let stopped = stop(plan, context, status, PlanPhase::Denied, "Denied", &message).await?;
+            given.tell(&before.approvals, &judgement, context).await;
+            Ok(stopped)
         }
         Approval::Waiting { have, need } => {
             let missing = need - have;
@@ -179,21 +245,24 @@ async fn await_approval(
             let message = format!("risk is {risk}: waits for {missing} more {approvals} ({have} of {need})");
             let message = held.map_or(message.clone(), |held| format!("{message}; {held}"));
             wait(plan, context, &before, status, &message).await?;
+            given.tell(&before.approvals, &judgement, context).await;
             Ok(again)
         }
-        Approval::Approved { by } if held.is_some() => {
-            let held = held.unwrap_or_default();
-            let message = if by.is_empty() { held } else { format!("approved by {}; {held}", by.join(", ")) };
+        Approval::Approved { by } if held.is_some() || suspended => {
+            let message = match held {
+                Some(held) if by.is_empty() => held,
+                Some(held) => format!("approved by {}; {held}", by.join(", ")),
+                None => "approved; suspended by its command".to_owned(),
+            };
             wait(plan, context, &before, status, &message).await?;
+            given.tell(&before.approvals, &judgement, context).await;
             Ok(again)
         }
         Approval::Approved { by } => {
-            if signals.suspended && still_suspended(plan, context).await? {
-                wait(plan, context, &before, status, "approved; suspended by its command").await?;
-                return Ok(again);
-            }
-            // A plan that this process made a moment ago had its rights checked then.
-            if !fresh && let Err(error) = rights_hold(plan, context).await {
+            // A plan that this process made a moment ago, and that nobody had to approve, had its rights checked then.
+            if (!fresh || need > 0)
+                && let Err(error) = rights_hold(plan, context).await
+            {
                 return match error {
                     Error::Plan(error) if !error.is_transient() => {
                         stop(plan, context, status, PlanPhase::Failed, error.reason(), &error.to_string()).await
@@ -202,7 +271,7 @@ async fn await_approval(
                 };
             }
             let message = if by.is_empty() {
-                "risk is low: no approval needed".to_owned()
+                format!("risk is {risk}: no approval needed")
             } else {
                 format!("approved by {}", by.join(", "))
             };
@@ -216,14 +285,23 @@ async fn await_approval(
             );
             status.message = Some(message.clone());
             status.phase = Some(PlanPhase::Approved);
-            ensure_finalizer(plan, context).await?;
-            notice(context, plan, false, "Approved", "Approve", &message).await;
+            given.tell(&before.approvals, &judgement, context).await;
+            notice(context, plan, false, "Approved", "Approve", &message);
+            let line = about(plan, AuditAction::Begun, "countersign");
+            audit::record(AuditEvent { digest: Some(&digest), decision: &message, ..line });
             if let Some(approved) = judgement.approve(plan) {
                 execute(context, &approved, status, Signals { suspended: false, ..signals });
             }
             Ok(Action::await_change())
         }
     }
+}
+
+/// The strictest terms of approval that the plan was ever judged by, those of now and of its own spec included.
+fn terms_of(plan: &ExecutionPlan, status: &ExecutionPlanStatus, verdict: &Verdict) -> ApprovalTerms {
+    let mut terms = verdict.terms();
+    terms.approvals = terms.approvals.max(plan.spec.approvals_required);
+    status.terms.as_ref().map_or(terms.clone(), |before| stricter(before, &terms))
 }
 
 /// Whether the plan's command pauses right now. What brings the plan here may be the command going on, before the cache of
@@ -237,12 +315,12 @@ async fn still_suspended(plan: &ExecutionPlan, context: &Context) -> Result<bool
 }
 
 /// Why policy ends the plan here, in one sentence.
-fn denial(plan: &ExecutionPlan, verdict: &Verdict) -> Option<String> {
+fn denial(plan: &ExecutionPlan, verdict: &Verdict, terms: &ApprovalTerms) -> Option<String> {
     if let Ruling::Deny { reasons } = &verdict.ruling {
         return Some(format!("denied by {}", reasons.join("; ")));
     }
     // The spec never changes: a plan that was made for a shorter watch cannot be watched for longer.
-    let wanted = verdict.observe?;
+    let wanted = Duration::from(terms.observe?);
     let watched = plan.spec.observe.as_ref().map(|observe| Duration::from(observe.duration)).unwrap_or_default();
     (watched < wanted).then(|| {
         format!(
@@ -272,36 +350,21 @@ fn next_judgement(verdict: &Verdict, judgement: &Judgement, now: Timestamp) -> A
     })
 }
 
-async fn approvals_of(plan: &ExecutionPlan, context: &Context) -> Result<Vec<PlanApproval>, Error> {
-    let approvals: Api<PlanApproval> =
-        Api::namespaced(context.client.clone(), plan.namespace().as_deref().unwrap_or_default());
-    let list = approvals.list(&ListParams::default().fields(&format!("spec.plan={}", plan.name_any()))).await;
-    Ok(list.map_err(while_doing("reading approvals"))?.items)
-}
-
-/// What the API server serves; asked for anew where a step speaks of a kind that was not there a moment ago.
-async fn catalog_for(plan: &ExecutionPlan, context: &Context) -> Result<Arc<Catalog>, Error> {
-    let catalog = context.cluster.catalog().await?;
-    let mut targets = plan.spec.steps.iter().filter_map(|step| step.operation.target().ok().flatten());
-    if targets.all(|target| catalog.of(&target).is_some()) {
-        return Ok(catalog);
-    }
-    Ok(context.cluster.refresh_catalog().await?)
-}
-
 /// The risk by today's cluster: environment, live objects, dry run.
-async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<RiskLevel, Error> {
+async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<Reassessment, Error> {
     let namespace = plan.namespace().unwrap_or_default();
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
     let access = context.cluster.service_account(&namespace, account)?;
-    let catalog = catalog_for(plan, context).await?;
+    let catalog = catalog_for(&context.cluster, &plan.spec).await?;
     let namespaces = context.namespaces().await?;
     if namespaces.is_empty() {
         // Without them no environment is known, and what is known of none must not look harmless.
-        return Ok(RiskLevel::Critical);
+        let reasons = vec!["The environment of its objects is not known: namespaces cannot be read.".to_owned()];
+        let risk = Risk { level: RiskLevel::Critical, reasons };
+        return Ok(Reassessment { risk, irreversible: Vec::new() });
     }
     let environments = Environments::new(namespaces, context.namespace.clone());
-    Ok(regrounded_risk(&access, &catalog, &environments, &plan.spec).await?)
+    Ok(reassess(&access, &catalog, &environments, &plan.spec).await?)
 }
 
 /// Effective rights are an intersection: everything that the plan does must be allowed to whoever asked and to its
@@ -316,34 +379,10 @@ async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Result<(), Erro
         }
         .into());
     };
-    let catalog = catalog_for(plan, context).await?;
-    let needed = needed_rights(&catalog, &plan.spec);
-    check_rights(&context.cluster, std::slice::from_ref(&requester), &[right_to_use(&namespace, account)]).await?;
-    Ok(check_rights(&context.cluster, &[requester, Actor::service_account(&namespace, account)], &needed).await?)
-}
-
-fn note_approvals(
-    plan: &ExecutionPlan,
-    context: &Context,
-    status: &mut ExecutionPlanStatus,
-    judgement: &Judgement,
-    need: u32,
-) {
-    for record in &judgement.records {
-        let known = status.approvals.iter().any(|known| known.name == record.name && known.verdict == record.verdict);
-        if known {
-            continue;
-        }
-        context.metrics.approval_judged(record.decision, record.verdict);
-        let action = match record.decision {
-            crate::api::Decision::Approve => AuditAction::Approved,
-            crate::api::Decision::Deny => AuditAction::Denied,
-        };
-        let said = record.message.as_deref().map(|message| format!(": {message}")).unwrap_or_default();
-        audit_plan(plan, status.digest.as_deref(), action, &record.approver, &format!("{:?}{said}", record.verdict));
-    }
-    status.approvals.clone_from(&judgement.records);
-    status.approval_count = Some(format!("{}/{need}", judgement.counted()));
+    check_use(&context.cluster, &requester, &namespace, account).await?;
+    let catalog = catalog_for(&context.cluster, &plan.spec).await?;
+    let account = Actor::service_account(&namespace, account);
+    Ok(check_plan_rights(&context.cluster, &catalog, &requester, &account, &plan.spec).await?)
 }
 
 /// Writes that the plan waits, if that is news.
@@ -363,7 +402,7 @@ async fn wait(
     set_condition(&mut status.conditions, ConditionType::Reconciling, false, "AwaitingApproval", message, generation);
     if *before != status {
         write(plan, context, status).await?;
-        notice(context, plan, false, "AwaitingApproval", "Judge", message).await;
+        notice(context, plan, false, "AwaitingApproval", "Judge", message);
     }
     Ok(Action::await_change())
 }
@@ -386,7 +425,8 @@ async fn stop(
     set_condition(&mut status.conditions, ConditionType::Reconciling, false, reason, message, generation);
     set_condition(&mut status.conditions, ConditionType::Stalled, !fine, reason, message, generation);
     write(plan, context, status).await?;
-    notice(context, plan, !fine, reason, "Judge", message).await;
+    notice(context, plan, !fine, reason, "Judge", message);
+    audit::record(AuditEvent { decision: &phase.to_string(), ..about(plan, AuditAction::Finished, "countersign") });
     finish(plan, context).await
 }
 
@@ -394,23 +434,44 @@ async fn write(plan: &ExecutionPlan, context: &Context, status: ExecutionPlanSta
     let mut updated = plan.clone();
     updated.status = Some(status);
     let written = plans(plan, context).replace_status(&plan.name_any(), &PostParams::default(), &updated).await;
-    written.map(|_| ()).map_err(while_doing("writing the plan's status"))
+    context.written.note(&written.map_err(while_doing("writing the plan's status"))?.metadata);
+    Ok(())
 }
 
-async fn ensure_finalizer(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
-    if plan.finalizers().iter().any(|finalizer| finalizer == SNAPSHOT_FINALIZER) {
-        return Ok(());
-    }
+/// Whether the plan has what it needs before anybody may approve it: the finalizer, and room for its journal.
+fn is_prepared(plan: &ExecutionPlan) -> bool {
+    has_finalizer(plan) && !holds_record(plan)
+}
+
+fn has_finalizer(plan: &ExecutionPlan) -> bool {
+    plan.finalizers().iter().any(|finalizer| finalizer == SNAPSHOT_FINALIZER)
+}
+
+/// Who wrote which field says nothing about a spec that never changes, and would take the room of a large journal.
+fn holds_record(plan: &ExecutionPlan) -> bool {
+    !plan.managed_fields().is_empty() && needs_record_dropped(&plan.spec)
+}
+
+async fn prepare(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
+    let (has_it, drops_record) = (has_finalizer(plan), holds_record(plan));
     let mut finalizers = plan.finalizers().to_vec();
-    finalizers.push(SNAPSHOT_FINALIZER.to_owned());
-    let patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": plan.resource_version() } });
+    if !has_it {
+        finalizers.push(SNAPSHOT_FINALIZER.to_owned());
+    }
+    let mut patch = json!({ "metadata": { "finalizers": finalizers, "resourceVersion": plan.resource_version() } });
+    if drops_record {
+        // The form in which the API server takes it.
+        patch["metadata"]["managedFields"] = json!([{}]);
+    }
     let patched = plans(plan, context).patch(&plan.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
     patched.map(|_| ()).map_err(while_doing("setting the plan's finalizer"))
 }
 
 /// Starts carrying a plan out in the background; its own events bring it back to [`reconcile`].
 fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: ExecutionPlanStatus, signals: Signals) {
-    let plan = approved.plan().clone();
+    let mut plan = approved.plan().clone();
+    // What is told of it names the digest, also when the plan begins at first sight.
+    plan.status = Some(status.clone());
     let uid = plan.uid().unwrap_or_default();
     let Some(receiver) = context.executions.begin(&uid, signals) else { return };
     let correlation = plan.owner_references().first().map_or(uid.clone(), |owner| owner.uid.clone());
@@ -420,7 +481,10 @@ fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: ExecutionPla
     let work = async move {
         match drive(&context, &approved, status, receiver).await {
             Ok(outcome) => {
-                audit_plan(&plan, None, AuditAction::Finished, "countersign", &format!("{outcome:?}"));
+                tell_end(&plan, &outcome, &context).await;
+                if matches!(outcome, Outcome::RolledBack(_) | Outcome::RollbackFailed(_)) {
+                    forget_request(&plan, &context).await;
+                }
                 tokio::spawn(take_up_again(plan, context, Duration::ZERO));
             }
             Err(error) => {
@@ -432,6 +496,42 @@ fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: ExecutionPla
     tasks.spawn(work.instrument(logging::correlation(&correlation)));
 }
 
+/// Says how a plan ended that was carried out.
+async fn tell_end(plan: &ExecutionPlan, outcome: &Outcome, context: &Context) {
+    let (phase, note) = match outcome {
+        Outcome::Succeeded => (PlanPhase::Succeeded, "every step is done and verified"),
+        Outcome::Failed(reason) => (PlanPhase::Failed, reason.as_str()),
+        Outcome::Drifted(reason) => (PlanPhase::Drifted, reason.as_str()),
+        Outcome::RolledBack(reason) => (PlanPhase::RolledBack, reason.as_str()),
+        Outcome::RollbackFailed(reason) => (PlanPhase::RollbackFailed, reason.as_str()),
+        Outcome::Cancelled(reason) => (PlanPhase::Cancelled, reason.as_str()),
+    };
+    let word = phase.to_string();
+    audit::record(AuditEvent { decision: &word, ..about(plan, AuditAction::Finished, "countersign") });
+    notice(context, plan, phase != PlanPhase::Succeeded, &word, "Execute", note);
+}
+
+/// A request to put back that was met is taken off the plan, so that the next one is seen as another.
+async fn forget_request(plan: &ExecutionPlan, context: &Context) {
+    let body = json!([
+        { "op": "test", "path": REQUEST_POINTER, "value": "rollback" },
+        { "op": "remove", "path": REQUEST_POINTER },
+    ]);
+    let Ok(patch) = serde_json::from_value(body) else { return };
+    let patched =
+        plans(plan, context).patch(&plan.name_any(), &PatchParams::default(), &Patch::<()>::Json(patch)).await;
+    match patched {
+        Ok(_) => {}
+        // There was none, or somebody asks for something else by now.
+        Err(kube::Error::Api(status)) if [400, 404, 409, 422].contains(&status.code) => {}
+        // At worst what was refused is tried once more.
+        Err(error) => tracing::warn!(%error, plan = plan.name_any(), "a request that was met is still on the plan"),
+    }
+}
+
+/// [`REQUEST_ANNOTATION`] as a JSON pointer.
+const REQUEST_POINTER: &str = "/metadata/annotations/countersign.dev~1request";
+
 /// How long after its execution stopped without an end a plan is taken up again.
 const RESUME: Duration = Duration::from_secs(30);
 
@@ -440,25 +540,50 @@ const RESUME: Duration = Duration::from_secs(30);
 /// it up; where it does not any more, the operator is stopping.
 async fn take_up_again(plan: ExecutionPlan, context: Arc<Context>, pause: Duration) {
     tokio::time::sleep(pause).await;
-    if !context.executions.end(plan.uid().as_deref().unwrap_or_default()) {
-        return;
-    }
     let mut pause = Duration::from_secs(1);
-    while let Err(error) = look_again(&plan, &context).await {
+    let mut running = true;
+    while let Err(error) = look_again(&plan, &context, &mut running).await {
         tracing::warn!(%error, plan = plan.name_any(), "a plan could not be looked at after its execution");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RESUME);
     }
 }
 
-async fn look_again(plan: &ExecutionPlan, context: &Arc<Context>) -> Result<(), Error> {
-    let current = plans(plan, context).get_opt(&plan.name_any()).await.map_err(while_doing("reading a plan again"))?;
-    let Some(current) = current.filter(|current| current.uid() == plan.uid()) else { return Ok(()) };
+async fn look_again(plan: &ExecutionPlan, context: &Arc<Context>, running: &mut bool) -> Result<(), Error> {
+    let name = plan.name_any();
+    let read = async || plans(plan, context).get_opt(&name).await.map_err(while_doing("reading a plan again"));
+    let mut current = read().await?.filter(|current| current.uid() == plan.uid());
+    if *running {
+        let end = || context.executions.end(plan.uid().as_deref().unwrap_or_default());
+        let Some(found) = &current else {
+            end();
+            return Ok(());
+        };
+        // While it counts as running: an older state from the cache would start it once more, and the newest would have it
+        // marked twice. What people ask of a marked plan is heard by those who listen to finished ones.
+        context.written.note(&found.metadata);
+        let ended = found.status.as_ref().and_then(|status| status.phase).is_some_and(PlanPhase::is_final);
+        let rests = ended && found.metadata.deletion_timestamp.is_none() && !is_asked_back(found);
+        if rests {
+            finish(found, context).await?;
+        }
+        *running = false;
+        if !end() || rests {
+            return Ok(());
+        }
+        // What came while it counted as running was only told to the execution.
+        current = read().await?.filter(|current| current.uid() == plan.uid());
+    }
+    let Some(current) = current else { return Ok(()) };
     match Box::pin(reconcile(Arc::new(current), Arc::clone(context))).await {
         // Somebody else changed it, and that brings it back.
         Err(error) if error.is_outdated() || error.is_gone() => Ok(()),
         done => done.map(|_| ()),
     }
+}
+
+fn is_asked_back(plan: &ExecutionPlan) -> bool {
+    plan.annotations().get(REQUEST_ANNOTATION).is_some_and(|request| request == "rollback")
 }
 
 async fn drive(
@@ -486,9 +611,12 @@ async fn drive(
         Fence::new(move || leadership.holds()),
         // Only the operator's own plans say who proposed them: the admission policies see to it.
         plan.spec.proposed_by.is_some(),
-    );
+    )
+    .asking(context.prometheus.clone());
     let (sender, receiver) = mpsc::unbounded_channel();
-    let teller = tokio::spawn(tell(Arc::clone(context), plan.clone(), receiver));
+    let mut told = plan.clone();
+    told.status = Some(status.clone());
+    let teller = tokio::spawn(tell(Arc::clone(context), told, receiver));
     let outcome = Driver::new(context.client.clone(), approved, status, effects, signals, sender).run().await;
     // The driver has dropped its sender: the teller ends when everything is told.
     let _ = teller.await;
@@ -507,49 +635,50 @@ async fn tell(context: Arc<Context>, plan: ExecutionPlan, mut events: mpsc::Unbo
         let action = match reason {
             "StepApplied" => Some(AuditAction::Executed),
             "StepRolledBack" => Some(AuditAction::RolledBack),
+            "StepFailed" | "StepRefused" | "Drifted" | "UndoFailed" | "Degraded" => Some(AuditAction::Failed),
             _ => None,
         };
         if let Some(action) = action {
             let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
+            let account = format!("system:serviceaccount:{}:{account}", plan.namespace().unwrap_or_default());
             let target = title.and_then(|known| known.operation.target().ok().flatten());
             let target = target.map(|target| target.to_string()).unwrap_or_default();
-            audit_plan(&plan, None, action, account, &target);
+            let decision = if action == AuditAction::Failed { format!("{reason}: {target}") } else { target };
+            audit::record(AuditEvent { decision: &decision, ..about(&plan, action, &account) });
         }
         // Beginnings are in the journal; events are for what came of them.
         if !matches!(reason, "StepStarted" | "UndoStarted" | "StepApplied") {
-            notice(&context, &plan, warning, reason, "Execute", &format!("{name}{message}")).await;
+            notice(&context, &plan, warning, reason, "Execute", &format!("{name}{message}"));
         }
     }
 }
 
-fn audit_plan(plan: &ExecutionPlan, digest: Option<&str>, action: AuditAction, actor: &str, decision: &str) {
-    let stored = plan.status.as_ref().and_then(|status| status.digest.as_deref());
-    audit::record(AuditEvent {
-        action,
-        actor,
-        namespace: plan.metadata.namespace.as_deref().unwrap_or_default(),
+/// An audit line about a plan, to be completed.
+fn about<'a>(plan: &'a ExecutionPlan, action: AuditAction, actor: &'a str) -> AuditEvent<'a> {
+    AuditEvent {
         command: plan.spec.command_ref.as_ref().map(|command| command.name.as_str()),
         plan: plan.metadata.name.as_deref(),
-        digest: digest.or(stored),
-        decision,
-    });
+        digest: plan.status.as_ref().and_then(|status| status.digest.as_deref()),
+        ..AuditEvent::new(action, actor, plan.metadata.namespace.as_deref().unwrap_or_default())
+    }
 }
 
 /// Marks a finished plan, so that watches leave it out.
 async fn finish(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
     if !plan.labels().contains_key(FINISHED_LABEL) && plan.metadata.deletion_timestamp.is_none() {
         let generation = plan.metadata.generation.unwrap_or(0).to_string();
-        mark(&plans(plan, context), &plan.name_any(), &json!(generation)).await?;
+        mark(context, &plans(plan, context), &plan.name_any(), &json!(generation)).await?;
     }
     Ok(Action::await_change())
 }
 
-/// Removes the snapshots of a deleted plan, then lets it go.
+/// Removes the approvals and the snapshots of a deleted plan, then lets it go.
 pub(super) async fn clean_up(meta: &ObjectMeta, context: &Context) -> Result<(), Error> {
     let finalizers = meta.finalizers.as_deref().unwrap_or_default();
     if !finalizers.iter().any(|finalizer| finalizer == SNAPSHOT_FINALIZER) {
         return Ok(());
     }
+    approvals::remove(meta, context).await?;
     context.snapshots.remove(meta.uid.as_deref().unwrap_or_default()).await?;
     let rest: Vec<&String> = finalizers.iter().filter(|finalizer| *finalizer != SNAPSHOT_FINALIZER).collect();
     let patch = json!({ "metadata": { "finalizers": rest, "resourceVersion": meta.resource_version } });

@@ -11,6 +11,7 @@ use futures::StreamExt;
 use futures::channel::mpsc;
 use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
 use kube::api::{Api, DynamicObject, ListParams, PostParams};
+use kube::core::Selector;
 use kube::core::discovery::ApiResource;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::controller::Action;
@@ -25,6 +26,9 @@ const PAGE: u32 = 500;
 
 /// How long to wait before the policies are listed again after they were refused. Everything waits for them.
 const PAUSE: Duration = Duration::from_secs(5);
+
+/// How often a policy that selects no namespace is looked at again: namespaces are not watched.
+const LOOK_FOR_NAMESPACES: Duration = Duration::from_secs(300);
 
 /// The policies of the cluster, compiled once each time that one changes.
 pub(super) struct Policies {
@@ -145,11 +149,12 @@ fn compiled(object: DynamicObject) -> Arc<CompiledPolicy> {
     })
 }
 
-/// What the policies say to a plan of `namespace` now.
+/// What the policies say to a plan of `namespace` now. Those of `held_by` matched it before, and still do if they exist.
 pub(super) async fn verdict(
     spec: &ExecutionPlanSpec,
     namespace: &str,
     risk: RiskLevel,
+    held_by: &[String],
     context: &Context,
 ) -> Result<Judged, Error> {
     let policies = match context.policies.current() {
@@ -164,7 +169,7 @@ pub(super) async fn verdict(
     } else {
         Vec::new()
     };
-    let facts = PlanFacts::new(spec, risk, namespace, &namespaces, &spent);
+    let facts = PlanFacts::new(spec, risk, namespace, &namespaces, &spent).held_by(held_by);
     Ok(Judged::Verdict(Box::new(judge(&policies, &facts, Some(Timestamp::now())))))
 }
 
@@ -206,12 +211,17 @@ pub(super) async fn reconcile(policy: Arc<PlanPolicy>, context: Arc<Context>) ->
     let compiled = CompiledPolicy::new(&policy);
     let faults: Vec<String> = compiled.faults().iter().map(ToString::to_string).collect();
     let ready = faults.is_empty();
-    let (reason, message) = match (ready, compiled.examples().len()) {
+    let idle = ready && selects_nothing(&policy, &context).await?;
+    let (reason, mut message) = match (ready, compiled.examples().len()) {
         (false, _) => (compiled.faults()[0].reason(), faults.join("; ")),
         (true, 0) => ("Compiled", "in force; it has no examples".to_owned()),
         (true, 1) => ("ExamplesPass", "in force; its example passes".to_owned()),
         (true, count) => ("ExamplesPass", format!("in force; all {count} examples pass")),
     };
+    if idle {
+        message.push_str("; no namespace has the labels that it selects");
+    }
+    let next = if idle { Action::requeue(LOOK_FOR_NAMESPACES) } else { Action::await_change() };
     let generation = policy.metadata.generation;
     let before = policy.status.clone().unwrap_or_default();
     let mut status = before.clone();
@@ -219,7 +229,7 @@ pub(super) async fn reconcile(policy: Arc<PlanPolicy>, context: Arc<Context>) ->
     set_condition(&mut status.conditions, ConditionType::Ready, ready, reason, &message, generation);
     set_condition(&mut status.conditions, ConditionType::Stalled, !ready, reason, &message, generation);
     if status == before {
-        return Ok(Action::await_change());
+        return Ok(next);
     }
     let said = condition(&before.conditions, ConditionType::Ready).map(|known| known.message.clone());
     let policies: Api<PlanPolicy> = Api::all(context.client.clone());
@@ -230,9 +240,19 @@ pub(super) async fn reconcile(policy: Arc<PlanPolicy>, context: Arc<Context>) ->
         .await
         .map_err(while_doing("writing a policy's status"))?;
     if said.as_deref() != Some(message.as_str()) {
-        notice(&context, policy.as_ref(), !ready, reason, "Compile", &message).await;
+        notice(&context, policy.as_ref(), !ready, reason, "Compile", &message);
     }
-    Ok(Action::await_change())
+    Ok(next)
+}
+
+/// Whether no namespace is selected today: more often a slip than a precaution, and nothing else would tell.
+async fn selects_nothing(policy: &PlanPolicy, context: &Context) -> Result<bool, Error> {
+    let selector = policy.spec.namespace_selector.clone().and_then(|selector| Selector::try_from(selector).ok());
+    let Some(selector) = selector else { return Ok(false) };
+    let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(context.client.clone());
+    let first = ListParams::default().labels_from(&selector).limit(1);
+    let found = namespaces.list_metadata(&first).await.map_err(while_doing("looking for a policy's namespaces"))?;
+    Ok(found.items.is_empty())
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ pub(super) async fn reconcile(provider: Arc<ModelProvider>, context: Arc<Context
         .await
         .map_err(while_doing("writing a provider's status"))?;
     if was != succeeded {
-        notice(&context, provider.as_ref(), !succeeded, reason, "Probe", &message).await;
+        notice(&context, provider.as_ref(), !succeeded, reason, "Probe", &message);
     }
     Ok(Action::requeue(if succeeded { PROBE_INTERVAL } else { RETRY_INTERVAL }))
 }

@@ -1,14 +1,16 @@
-use super::context::{Context, Error, Executions};
+use super::approvals::Borrowed;
+use super::context::{Context, Error, Executions, Written};
 use super::failures::Failures;
 use super::leader::Elector;
 use super::policy::Policies;
+use super::proposals::Proposals;
 use super::provider::Providers;
 use super::{command, finished, plan, policy, provider};
 use crate::api::{
     AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, PlanPolicy, StepState,
     UndoState,
 };
-use crate::cluster::{Cluster, ClusterError, SHARED_WATCH_PAUSE, watch_backoff};
+use crate::cluster::{Cluster, ClusterError, Prometheus, SHARED_WATCH_PAUSE, watch_backoff};
 use crate::execute::SnapshotStore;
 use crate::telemetry::server::{self, Served, ServerError};
 use crate::telemetry::{Health, Metrics};
@@ -41,6 +43,10 @@ pub struct RunOptions {
     pub instance: Option<String>,
     /// How many commands and how many plans are worked on at the same time.
     pub workers: u16,
+    /// API groups whose servers behind the API server are trusted to carry out no dry run; `*` for every group.
+    pub trusted_api_groups: Vec<String>,
+    /// The Prometheus that is asked about metrics, if there is one.
+    pub prometheus: Option<Prometheus>,
 }
 
 /// Why the operator stopped.
@@ -71,7 +77,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let listener = server::bind(options.listen).await?;
     let serving = tokio::spawn(server::serve_on(listener, served, stop.clone()));
     let name = options.instance.clone().unwrap_or_else(own_name);
-    let cluster = Cluster::connect(&name).await?;
+    let cluster = Cluster::connect(&name, options.trusted_api_groups).await?;
     let (client, watching) = (cluster.client(), cluster.watching_client());
     let reporter = Reporter { controller: "countersign".to_owned(), instance: options.instance.clone() };
     let mut elector = Elector::new(client.clone(), &options.namespace, name);
@@ -91,8 +97,12 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         executions: Executions::default(),
         tasks: TaskTracker::new(),
         leadership: elector.leadership(),
+        written: Written::default(),
         assessed: Mutex::new(HashMap::new()),
         failures: Failures::default(),
+        prometheus: options.prometheus,
+        borrowed: Borrowed::default(),
+        proposals: Proposals::default(),
     });
     let workers = || kube::runtime::controller::Config::default().concurrency(options.workers);
     let backoff = || watch_backoff(SHARED_WATCH_PAUSE);
@@ -211,7 +221,7 @@ fn note<K>(
 }
 
 /// What failures of an object are remembered by.
-fn key<K: ResourceExt<DynamicType = ()>>(namespace: Option<&str>, name: &str) -> String {
+pub(super) fn key<K: ResourceExt<DynamicType = ()>>(namespace: Option<&str>, name: &str) -> String {
     format!("{} {}/{name}", K::kind(&()), namespace.unwrap_or_default())
 }
 

@@ -1,6 +1,8 @@
 use super::effect::Effects;
 use super::journal::{Action, Bounds, Decision, Journal, Observation, Outcome, Signals, next};
+use super::readiness::spoken;
 use super::status::settle_status;
+use super::stop::{crash_point, pause_point};
 use crate::api::{ExecutionPlan, ExecutionPlanStatus};
 use crate::approval::ApprovedPlan;
 use futures::stream::FuturesUnordered;
@@ -8,7 +10,6 @@ use futures::{FutureExt, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
-use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -99,6 +100,12 @@ impl Driver {
         loop {
             let signals = self.signals.borrow_and_update().clone();
             journal.heed(&signals);
+            let time_left = self.time_left(&journal);
+            if time_left == Some(Duration::ZERO) {
+                journal.time_is_up(&steps, &under_way, &self.allowed(), &now());
+                self.report("", "TimedOut", journal.rollback_reason.clone().unwrap_or_default(), true);
+                dirty = true;
+            }
             under_way.retain(|action| !action.can_be_left(&steps, &journal, &signals));
             let decision = next(&steps, &journal, &under_way, &signals, bounds);
             let actions = match &decision {
@@ -120,6 +127,7 @@ impl Driver {
                 let (effects, steps, entries) = (self.effects.clone(), steps.clone(), journal.entries.clone());
                 running.push(async move {
                     crash_point("before", &action);
+                    pause_point("before", &action, &effects.plan_uid).await;
                     let observation = effects.perform(&action, &steps, &entries).await;
                     crash_point("after", &action);
                     (action, observation)
@@ -132,6 +140,9 @@ impl Driver {
                         // Nobody listens any more: the operator is shutting down.
                         return Err(DriveError::Overtaken(self.plan.name_any()));
                     }
+                    continue;
+                }
+                () = tokio::time::sleep(time_left.unwrap_or_default()), if time_left.is_some_and(|left| !left.is_zero()) => {
                     continue;
                 }
                 () = tokio::time::sleep(QUIET), if dirty => {
@@ -153,6 +164,19 @@ impl Driver {
                 self.tell(&observation);
             }
         }
+    }
+
+    /// What is left of the plan's time, as long as it has to hurry.
+    fn time_left(&self, journal: &Journal) -> Option<Duration> {
+        let (done, all) = journal.progress();
+        let allowed = Duration::from(self.plan.spec.timeout?);
+        let begun = self.status.started_at.as_ref().filter(|_| done < all && journal.rollback_reason.is_none())?;
+        let gone = Duration::try_from(now().0.duration_since(begun.0)).unwrap_or_default();
+        Some(allowed.saturating_sub(gone))
+    }
+
+    fn allowed(&self) -> String {
+        self.plan.spec.timeout.map(|timeout| spoken(timeout.into())).unwrap_or_default()
     }
 
     async fn store(&mut self, journal: &Journal) -> Result<(), DriveError> {
@@ -233,24 +257,13 @@ impl Driver {
             Observation::Observed { degraded: None, .. } => ("Observed", "nothing degraded".to_owned(), false),
             Observation::Observed { degraded: Some(message), .. } => ("Degraded", message.clone(), true),
         };
-        let event = StepEvent { step: observation.step().to_owned(), reason, message, warning };
+        self.report(observation.step(), reason, message, warning);
+    }
+
+    fn report(&self, step: &str, reason: &'static str, message: String, warning: bool) {
+        let event = StepEvent { step: step.to_owned(), reason, message, warning };
         // The receiver ends with the operator; then nobody needs to hear of it.
         let _ = self.events.send(event);
-    }
-}
-
-/// For tests of the journal only: `COUNTERSIGN_CRASH_AT` names a point (`before-mutation`, `after-mutation`,
-/// `before-undo`, `after-undo`) at which the operator dies at once, the way it does when its machine does.
-fn crash_point(when: &str, action: &Action) {
-    static POINT: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("COUNTERSIGN_CRASH_AT").ok());
-    let Some(point) = POINT.as_deref() else { return };
-    let what = match action {
-        Action::Mutate { .. } => "mutation",
-        Action::Undo(_) => "undo",
-        _ => return,
-    };
-    if point.split_once('-') == Some((when, what)) {
-        std::process::abort();
     }
 }
 

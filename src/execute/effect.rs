@@ -1,19 +1,20 @@
 use super::condition::{check_syntax, when_holds};
+use super::evidence::{Found, GONE_UNKNOWN, difference, found, moved, moved_since};
 use super::fence::Fence;
 use super::journal::{Action, Observation};
 use super::snapshot::{Snapshot, SnapshotError, SnapshotStore};
 use crate::api::{
-    FIELD_MANAGER, FieldChange, ObjectRef, Operation, OperationKind, Precondition, ResourceId, Step, StepStatus,
-    Verify, VerifyKind,
+    FieldChange, MAX_STEP_MESSAGE, ObjectRef, OperationKind, ResourceId, Step, StepStatus, Verify, VerifyKind,
+    shortened,
 };
 use crate::cluster::{
-    Access, Catalog, Cluster, ClusterError, ResourceKind, WriteOptions, diff, drift, landed, redact, redact_text,
+    Access, Catalog, Cluster, ClusterError, Prometheus, ResourceKind, WriteOptions, diff, redact, redact_text,
 };
 use crate::plan::PlanError;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a mutation is tried when the step does not say: once and three times again.
 const DEFAULT_ATTEMPTS: u32 = 4;
@@ -35,6 +36,8 @@ pub struct Effects {
     pub(super) watching: Option<Watching>,
     pub(super) fence: Fence,
     trusts_diffs: bool,
+    /// Where metrics are asked for, if anywhere.
+    pub(super) prometheus: Option<Prometheus>,
 }
 
 /// The time of watching after the last step.
@@ -111,7 +114,13 @@ impl Effects {
         fence: Fence,
         trusts_diffs: bool,
     ) -> Self {
-        Self { cluster, access, snapshots, plan_uid, watching, fence, trusts_diffs }
+        Self { cluster, access, snapshots, plan_uid, watching, fence, trusts_diffs, prometheus: None }
+    }
+
+    /// The same effects, with a Prometheus to ask about the metrics that steps promise.
+    #[must_use]
+    pub fn asking(self, prometheus: Option<Prometheus>) -> Self {
+        Self { prometheus, ..self }
     }
 
     /// Carries out one action and reports what it found. Whatever goes wrong becomes an observation: errors that pass
@@ -245,28 +254,34 @@ impl Effects {
     async fn mutate(&self, step: &Step, entry: &StepStatus, recovering: bool) -> Observation {
         let id = step.id.clone();
         let mut backoff = Backoff::new(step);
-        let mut look_first = recovering;
-        // Whether an earlier try may have landed without our knowing it.
-        let mut open = recovering;
-        let mut version = entry.before.as_ref().and_then(|before| before.resource_version.clone());
-        let (mut attempts, mut conflicts) = (0, 0);
+        let mut attempt = Attempt {
+            look_first: recovering,
+            open: recovering,
+            version: entry.before.as_ref().and_then(|before| before.resource_version.clone()),
+            count: 0,
+        };
+        let mut conflicts = 0;
         let failure = loop {
-            let sent = attempts;
-            let tried = self.try_mutation(step, entry, &mut version, &mut look_first, &mut attempts).await;
+            let sent = attempt.count;
+            let tried = self.try_mutation(step, entry, &mut attempt).await;
+            let attempts = attempt.count;
             match tried {
-                Ok(Tried::Landed(result)) => return Observation::Mutated { step: id, result, attempts },
+                Ok(Tried::Landed(result)) => return landed_as(step, result, attempts),
                 Ok(Tried::Unsettled(message)) => return Observation::Unsettled { step: id, message, attempts },
-                Ok(Tried::Moved(message)) => return Observation::MutationFailed { step: id, message, attempts },
+                Ok(Tried::Moved(message)) => {
+                    return Observation::MutationFailed { step: id, message, attempts, drifted: true };
+                }
+                Ok(Tried::Needless(message)) => return Observation::Skipped { step: id, message },
                 Err(error) => {
                     // What was sent after a look that found nothing, and was refused, has not landed.
-                    open = if attempts > sent { error.leaves_open() } else { open };
+                    attempt.open = if attempts > sent { error.leaves_open() } else { attempt.open };
                     match error {
-                        EffectError::Cluster(error) if error.is_conflict() && conflicts < MAX_CONFLICTS => {
+                        EffectError::Cluster(error) if moved_under_us(&error, entry) && conflicts < MAX_CONFLICTS => {
                             conflicts += 1;
-                            look_first = true;
+                            attempt.look_first = true;
                         }
                         error if error.is_transient() && backoff.again() => {
-                            look_first = true;
+                            attempt.look_first = true;
                             backoff.wait(error.retry_after()).await;
                         }
                         error => break error.to_string(),
@@ -274,42 +289,40 @@ impl Effects {
                 }
             }
         };
-        if open {
-            return self.settle(step, entry, attempts, failure).await;
+        if attempt.open {
+            return self.settle(step, entry, attempt.count, failure).await;
         }
-        Observation::MutationFailed { step: id, message: failure, attempts }
+        Observation::MutationFailed { step: id, message: failure, attempts: attempt.count, drifted: false }
     }
 
-    async fn try_mutation(
-        &self,
-        step: &Step,
-        entry: &StepStatus,
-        version: &mut Option<String>,
-        look_first: &mut bool,
-        attempts: &mut u32,
-    ) -> Result<Tried, EffectError> {
+    async fn try_mutation(&self, step: &Step, entry: &StepStatus, attempt: &mut Attempt) -> Result<Tried, EffectError> {
         let subject = self.subject(step, entry.clone()).await?;
-        if *look_first {
+        // What goes is told by its identity: a status that keeps moving must not keep it from going.
+        let goes = step.operation.delete.is_some() || step.operation.evict.is_some();
+        if attempt.look_first {
             let live = self.live(&subject).await?;
             let changes = self.snapshot_of(entry).await?.changes;
-            match found(&subject, &changes, live.as_ref()) {
-                Found::Landed(result) => return Ok(Tried::Landed(result)),
-                Found::InPart(message) => return Ok(Tried::Unsettled(message)),
-                Found::Nothing => {}
+            if attempt.open {
+                match found(&subject, &changes, live.as_ref()) {
+                    Found::Landed(result) => return Ok(Tried::Landed(result)),
+                    Found::InPart(message) => return Ok(Tried::Unsettled(message)),
+                    Found::Nothing => {}
+                }
+            } else if goes && live.is_none() {
+                return Ok(Tried::Needless(format!("somebody else deleted {} meanwhile", subject.target)));
             }
             if let Some(moved) = moved_since(&subject, &changes, live.as_ref()) {
                 return Ok(Tried::Moved(moved));
             }
-            *version = live.as_ref().and_then(|live| ResourceId::of(live).resource_version);
-            *look_first = false;
+            attempt.version = live.as_ref().and_then(|live| ResourceId::of(live).resource_version);
+            attempt.look_first = false;
         }
-        *attempts += 1;
-        // What goes is told by its identity: a status that keeps moving must not keep it from going.
-        let goes = step.operation.delete.is_some() || step.operation.evict.is_some();
+        attempt.count += 1;
         let options = WriteOptions {
             dry_run: false,
             uid: entry.before.as_ref().and_then(|before| before.uid.clone()),
-            resource_version: version.clone().filter(|_| !goes),
+            resource_version: attempt.version.clone().filter(|_| !goes),
+            absent: entry.before.is_none() && step.operation.apply.is_some(),
         };
         self.fence.pass().await;
         let object = self.access.perform(&subject.catalog, &step.operation, &options).await?;
@@ -329,8 +342,8 @@ impl Effects {
             Ok(found(&subject, &changes, live.as_ref()))
         });
         match looked.await {
-            Ok(Found::Landed(result)) => Observation::Mutated { step: id, result, attempts },
-            Ok(Found::Nothing) => Observation::MutationFailed { step: id, message: reason, attempts },
+            Ok(Found::Landed(result)) => landed_as(step, result, attempts),
+            Ok(Found::Nothing) => Observation::MutationFailed { step: id, message: reason, attempts, drifted: false },
             Ok(Found::InPart(message)) => Observation::Unsettled { step: id, message, attempts },
             Err(error) => {
                 let message = format!("{reason}; whether it was carried out cannot be found out: {error}");
@@ -388,28 +401,45 @@ impl Effects {
     }
 
     pub(super) fn verification(step: &Step) -> Verify {
-        step.verify.clone().unwrap_or_else(|| {
-            let gone = step.operation.delete.is_some() || step.operation.evict.is_some();
-            Verify { kind: if gone { VerifyKind::Absent } else { VerifyKind::Ready }, expression: None }
-        })
+        step.verify.clone().unwrap_or_else(|| Self::own_verification(step))
     }
+
+    /// What is waited for where a step does not say.
+    pub(super) fn own_verification(step: &Step) -> Verify {
+        let gone = step.operation.delete.is_some() || step.operation.evict.is_some();
+        Verify { kind: if gone { VerifyKind::Absent } else { VerifyKind::Ready }, expression: None }
+    }
+}
+
+/// Where the tries of one mutation stand.
+struct Attempt {
+    look_first: bool,
+    /// Whether an earlier try may have landed without our knowing it.
+    open: bool,
+    version: Option<String>,
+    count: u32,
 }
 
 enum Tried {
     Landed(ResourceId),
     /// It landed, and somebody changed part of it since.
     Unsettled(String),
+    /// It has not landed, and somebody changed what it was to change.
     Moved(String),
+    /// It has not landed, and somebody else did the same.
+    Needless(String),
 }
 
-/// What of a mutation that the journal speaks of is there.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Found {
-    /// All of it.
-    Landed(ResourceId),
-    /// Some of it, and why not all.
-    InPart(String),
-    Nothing,
+/// Whether the object is not what it was taken for, so that it has to be looked at before anything else is tried.
+fn moved_under_us(error: &ClusterError, entry: &StepStatus) -> bool {
+    let is_taken = matches!(error, ClusterError::AlreadyExists { .. });
+    error.is_conflict() || (is_taken && entry.before.is_none()) || (error.is_not_found() && entry.before.is_some())
+}
+
+fn landed_as(step: &Step, result: ResourceId, attempts: u32) -> Observation {
+    let goes = step.operation.delete.is_some() || step.operation.evict.is_some();
+    let note = (goes && result.uid.is_none()).then(|| GONE_UNKNOWN.to_owned());
+    Observation::Mutated { step: step.id.clone(), result, attempts, note }
 }
 
 pub(super) fn refused(step: &str, message: String) -> Observation {
@@ -419,10 +449,7 @@ pub(super) fn refused(step: &str, message: String) -> Observation {
 /// Why nobody could tell whether the step got where it promised.
 fn checkable(step: &Step) -> Result<(), String> {
     let waits = step.operation.wait.as_ref().and_then(|wait| wait.expression.as_deref());
-    let verify = step.verify.as_ref();
-    if verify.is_some_and(|verify| verify.kind == VerifyKind::PromQL) {
-        return Err("verification by PromQL needs a metrics store, and none is configured".to_owned());
-    }
+    let verify = step.verify.as_ref().filter(|verify| verify.kind == VerifyKind::Expression);
     let promised = verify.and_then(|verify| verify.expression.as_deref());
     for expression in waits.into_iter().chain(promised) {
         check_syntax(expression).map_err(|error| error.to_string())?;
@@ -430,156 +457,55 @@ fn checkable(step: &Step) -> Result<(), String> {
     Ok(())
 }
 
-/// What a diff hides or makes up, where it is not what would change.
-fn difference(said: &[FieldChange], shown: &[FieldChange]) -> Option<String> {
-    let value = |value: &Option<Value>| value.as_ref().map_or_else(|| "absent".to_owned(), ToString::to_string);
-    if let Some(change) = shown.iter().find(|change| !said.contains(change)) {
-        return Some(format!("{} would go from {} to {}", change.path, value(&change.from), value(&change.to)));
-    }
-    said.iter().find(|change| !shown.contains(change)).map(|change| format!("{} would not change", change.path))
-}
-
 /// A message fit for status, events and logs: without what looks like a credential, and of bounded length, because all of
 /// a plan's messages share one object with it.
 fn told(message: &str) -> String {
-    const MOST: usize = 1000;
-    let message = redact_text(message);
-    match message.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}…", &message[..end]),
-        None => message,
-    }
+    shortened(&redact_text(message), MAX_STEP_MESSAGE).into_owned()
 }
 
 pub(super) fn timeout(step: &Step) -> Duration {
     step.timeout.map_or(DEFAULT_TIMEOUT, std::time::Duration::from)
 }
 
-/// Why the live object is not what the plan was made against; `None` when it is.
-fn moved(step: &Step, live: Option<&Value>) -> Option<String> {
-    let Precondition { uid, resource_version, absent, diff_base } = step.precondition.as_ref()?;
-    let now = live.map(ResourceId::of);
-    if *absent {
-        return live.map(|_| "the object did not exist when the plan was made, and does now".to_owned());
-    }
-    if let Some(uid) = uid {
-        match now.as_ref().and_then(|now| now.uid.as_ref()) {
-            None => return Some("the object is gone since the plan was made".to_owned()),
-            Some(found) if found != uid => {
-                return Some("the object was deleted and created again since the plan was made".to_owned());
-            }
-            Some(_) => {}
-        }
-    }
-    if resource_version.is_some() && now.and_then(|now| now.resource_version) != *resource_version {
-        return Some("the object changed since the plan was made".to_owned());
-    }
-    let live = live.filter(|_| *diff_base)?;
-    let drifts = drift(&step.diff, live);
-    let first = drifts.first()?;
-    let more = if drifts.len() > 1 { format!(" (and {} more fields)", drifts.len() - 1) } else { String::new() };
-    let value = |value: &Option<Value>| value.as_ref().map_or_else(|| "absent".to_owned(), ToString::to_string);
-    let (path, expected, found) = (&first.path, value(&first.expected), value(&first.found));
-    Some(format!("{path} was {expected} when the plan was made and is {found} now{more}"))
-}
-
-/// What of the mutation that the journal speaks of is there.
-pub(super) fn found(subject: &Subject<'_>, changes: &[FieldChange], live: Option<&Value>) -> Found {
-    let before = subject.entry.before.as_ref();
-    let operation: &Operation = &subject.step.operation;
-    let Some(live) = live else {
-        let removes = operation.delete.is_some() || operation.evict.is_some();
-        return if removes { Found::Landed(before.cloned().unwrap_or_default()) } else { Found::Nothing };
-    };
-    let same = before.is_none_or(|before| before.uid.is_none() || before.uid == ResourceId::of(live).uid);
-    if operation.delete.is_some() || operation.evict.is_some() {
-        let gone = !same || live.pointer("/metadata/deletionTimestamp").is_some();
-        return if gone { Found::Landed(before.cloned().unwrap_or_default()) } else { Found::Nothing };
-    }
-    // An object that was to be created and does not bear our name in its managed fields was created by somebody else,
-    // even where it looks the same.
-    if !same || (before.is_none() && !is_ours(live)) {
-        return Found::Nothing;
-    }
-    if landed(changes, live) {
-        return Found::Landed(ResourceId::of(live));
-    }
-    // A mutation lands as a whole: where one field has its new value, the others had theirs.
-    let (there, others): (Vec<&FieldChange>, Vec<&FieldChange>) =
-        changes.iter().partition(|change| has_new_value(change, live));
-    if there.is_empty() && before.is_some() {
-        return Found::Nothing;
-    }
-    // Paths only: the values may be secret.
-    let paths = others.iter().take(5).map(|change| change.path.as_str()).collect::<Vec<_>>().join(", ");
-    Found::InPart(format!("{} was changed by somebody else since, in {paths}", subject.target))
-}
-
-fn has_new_value(change: &FieldChange, live: &Value) -> bool {
-    let change = std::slice::from_ref(change);
-    !change[0].redacted && landed(change, live) && !drift(change, live).is_empty()
-}
-
-/// Whether we wrote any of the object.
-pub(super) fn is_ours(live: &Value) -> bool {
-    let managers = live.pointer("/metadata/managedFields").and_then(Value::as_array);
-    let names_us = |entry: &Value| entry.get("manager").and_then(Value::as_str) == Some(FIELD_MANAGER);
-    managers.is_some_and(|managers| managers.iter().any(names_us))
-}
-
-/// Why a mutation that has not landed may no longer be carried out.
-fn moved_since(subject: &Subject<'_>, changes: &[FieldChange], live: Option<&Value>) -> Option<String> {
-    match (&subject.entry.before, live) {
-        (None, Some(_)) => Some(format!("{} was created by somebody else meanwhile", subject.target)),
-        (Some(_), None) => Some(format!("{} is gone", subject.target)),
-        (Some(before), Some(live)) if before.uid.is_some() && before.uid != ResourceId::of(live).uid => {
-            Some(format!("{} was deleted and created again meanwhile", subject.target))
-        }
-        (Some(_), Some(live)) if subject.step.operation.delete.is_none() && subject.step.operation.evict.is_none() => {
-            // The path only: unlike the plan's own diff, these values may be secret.
-            drift(changes, live)
-                .first()
-                .map(|first| format!("{} was changed by somebody else in {}", subject.target, first.path))
-        }
-        _ => None,
-    }
-}
-
-/// Exponential backoff with full jitter: 0.5 s, 1 s, 2 s … up to 30 s, each time a random part of it.
+/// Exponential backoff with full jitter: 0.5 s, 1 s, 2 s … up to 30 s, each time a random part of it. It ends with the tries
+/// of the step, or with its time.
 pub(super) struct Backoff {
     left: u32,
     ceiling: Duration,
+    until: Instant,
 }
 
 impl Backoff {
     pub fn new(step: &Step) -> Self {
         let attempts = step.retry.as_ref().map_or(DEFAULT_ATTEMPTS, |retry| retry.attempts);
-        Self { left: attempts.saturating_sub(1), ceiling: Duration::from_millis(500) }
+        let ceiling = Duration::from_millis(500);
+        Self { left: attempts.saturating_sub(1), ceiling, until: Instant::now() + timeout(step) }
     }
 
     /// Whether another try is left; takes it.
     pub fn again(&mut self) -> bool {
-        let again = self.left > 0;
+        let again = self.left > 0 && Instant::now() < self.until;
         self.left = self.left.saturating_sub(1);
         again
     }
 
-    /// Waits as long as the server asked, or for a random part of the ceiling.
+    /// Waits as long as the server asked, or for a random part of the ceiling; never beyond the step's time.
     pub async fn wait(&mut self, server: Option<Duration>) {
-        let wait = server.unwrap_or_else(|| self.ceiling.mul_f64(rand::random::<f64>()));
+        let pause = self.pause(server, rand::random());
+        tokio::time::sleep(pause).await;
+    }
+
+    fn pause(&mut self, server: Option<Duration>, chance: f64) -> Duration {
+        let pause = server.unwrap_or_else(|| self.ceiling.mul_f64(chance));
         self.ceiling = (self.ceiling * 2).min(Duration::from_secs(30));
-        tokio::time::sleep(wait).await;
+        pause.min(self.until.saturating_duration_since(Instant::now()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    fn change(path: &str, from: Value, to: Value) -> FieldChange {
-        let present = |value: Value| Some(value).filter(|value| !value.is_null());
-        FieldChange { path: path.into(), from: present(from), to: present(to), redacted: false }
-    }
+    use crate::api::{Operation, Retry};
 
     fn step(operation: Operation) -> Step {
         Step { id: "s1".into(), operation, ..Step::default() }
@@ -594,65 +520,6 @@ mod tests {
         }
     }
 
-    /// What is found of a step's mutation, when `before` is the uid of the object before it.
-    fn find(step: &Step, before: Option<&str>, changes: &[FieldChange], live: Option<&Value>) -> Found {
-        let before = before.map(|uid| ResourceId { uid: Some(uid.into()), resource_version: None });
-        let kind = ResourceKind {
-            group: "apps".into(),
-            version: "v1".into(),
-            kind: "Deployment".into(),
-            plural: "deployments".into(),
-            singular: "deployment".into(),
-            short_names: vec![],
-            namespaced: true,
-            verbs: vec![],
-            subresources: vec![],
-        };
-        let entry = StepStatus { before, ..StepStatus::default() };
-        let subject = Subject { step, entry, target: target(), kind, catalog: Arc::new(Catalog::default()) };
-        found(&subject, changes, live)
-    }
-
-    fn live(uid: &str, replicas: u32, image: &str, manager: &str) -> Value {
-        json!({ "metadata": { "uid": uid, "resourceVersion": "7", "managedFields": [{ "manager": manager }] },
-                "spec": { "replicas": replicas, "image": image } })
-    }
-
-    #[test]
-    fn a_mutation_that_was_overwritten_in_part_is_not_taken_for_one_that_never_landed() {
-        let patch = step(Operation::patch(target(), None, crate::api::PatchType::Merge, json!({})));
-        let changes =
-            [change("spec.replicas", json!(3), json!(5)), change("spec.image", json!("web:1"), json!("web:2"))];
-        let find = |live: &Value| find(&patch, Some("u"), &changes, Some(live));
-        assert!(matches!(find(&live("u", 5, "web:2", "x")), Found::Landed(_)));
-        assert_eq!(find(&live("u", 3, "web:1", "x")), Found::Nothing);
-        assert_eq!(find(&live("u", 4, "web:1", "x")), Found::Nothing, "somebody else changed one field");
-        assert_eq!(find(&live("another", 5, "web:2", "x")), Found::Nothing);
-        let Found::InPart(message) = find(&live("u", 9, "web:2", "x")) else { panic!("it landed in part") };
-        insta::assert_snapshot!(message, @"Deployment shop/checkout was changed by somebody else since, in spec.replicas");
-    }
-
-    #[test]
-    fn what_somebody_else_created_meanwhile_is_not_ours_however_equal() {
-        let apply = step(Operation::apply(json!({})));
-        let changes = [change("spec.replicas", Value::Null, json!(3))];
-        let find = |live: Option<&Value>| find(&apply, None, &changes, live);
-        assert_eq!(find(None), Found::Nothing);
-        assert!(matches!(find(Some(&live("u", 3, "web:1", FIELD_MANAGER))), Found::Landed(_)));
-        assert!(matches!(find(Some(&live("u", 4, "web:1", FIELD_MANAGER))), Found::InPart(_)));
-        assert_eq!(find(Some(&live("u", 3, "web:1", "kubectl"))), Found::Nothing);
-    }
-
-    #[test]
-    fn a_diff_that_hides_or_makes_up_something_is_told() {
-        let replicas = change("spec.replicas", json!(3), json!(5));
-        let image = change("spec.image", json!("web:1"), json!("evil:1"));
-        assert_eq!(difference(&[replicas.clone(), image.clone()], &[image.clone(), replicas.clone()]), None);
-        insta::assert_snapshot!(difference(std::slice::from_ref(&replicas), &[replicas.clone(), image.clone()]).unwrap(),
-            @r#"spec.image would go from "web:1" to "evil:1""#);
-        insta::assert_snapshot!(difference(&[replicas, image.clone()], &[image]).unwrap(), @"spec.replicas would not change");
-    }
-
     #[test]
     fn what_cannot_be_checked_afterwards_is_not_begun() {
         let verified = |kind: VerifyKind, expression: &str| Step {
@@ -661,12 +528,32 @@ mod tests {
         };
         assert_eq!(checkable(&verified(VerifyKind::Expression, "object.status.ready == true")), Ok(()));
         assert!(checkable(&verified(VerifyKind::Expression, "object.status.")).is_err());
-        assert!(checkable(&verified(VerifyKind::PromQL, "up")).is_err());
+        assert_eq!(checkable(&verified(VerifyKind::PromQL, "sum by (job) (up)")), Ok(()), "not CEL");
+    }
+
+    #[test]
+    fn pauses_grow_and_end_with_the_tries_or_the_time_of_the_step() {
+        let step = |attempts: u32, timeout: u64| Step {
+            retry: Some(Retry { attempts }),
+            timeout: Some(Duration::from_secs(timeout).into()),
+            ..Step::default()
+        };
+        let mut tries = Backoff::new(&step(3, 600));
+        assert_eq!([tries.again(), tries.again(), tries.again()], [true, true, false]);
+        let pauses: Vec<u128> = (0..8).map(|_| tries.pause(None, 1.0).as_millis()).collect();
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]);
+        assert_eq!(tries.pause(None, 0.1), Duration::from_secs(3), "a part of the ceiling");
+        assert_eq!(tries.pause(Some(Duration::from_secs(7)), 0.1), Duration::from_secs(7), "as the server asks");
+        assert!(tries.pause(Some(Duration::from_secs(3600)), 0.1) <= Duration::from_secs(600));
+        assert!(!Backoff::new(&step(3, 0)).again(), "the time of the step is over");
     }
 
     #[test]
     fn messages_are_short_and_hold_no_credentials() {
         let message = told(&format!("password=hunter2 {}", "ä".repeat(5000)));
-        assert!(!message.contains("hunter2") && message.chars().count() == 1001, "{message}");
+        assert!(
+            !message.contains("hunter2") && message.len() <= MAX_STEP_MESSAGE && message.ends_with('…'),
+            "{message}"
+        );
     }
 }

@@ -106,10 +106,12 @@ pub enum Observation {
     Mutated {
         /// The step.
         step: String,
-        /// The object after.
+        /// The object after; without a uid for a deletion that was found done, but never acknowledged.
         result: ResourceId,
         /// How often it was tried.
         attempts: u32,
+        /// What is not known about it.
+        note: Option<String>,
     },
     /// The mutation did not land, and trying again would not help.
     MutationFailed {
@@ -119,6 +121,8 @@ pub enum Observation {
         message: String,
         /// How often it was tried.
         attempts: u32,
+        /// Whether somebody else changed what the mutation was to change.
+        drifted: bool,
     },
     /// Whether the mutation landed cannot be found out, or it landed and was partly overwritten since. Whatever of it is
     /// there is put back.
@@ -220,6 +224,8 @@ pub struct Journal {
     pub rollback_reason: Option<String>,
     /// Whether the cluster had moved, and that is why the plan ends.
     pub drifted: bool,
+    /// Whether the plan's time was over, and that is why it ends.
+    pub timed_out: bool,
     /// The steps that this very process prepared: their mutation cannot have been sent before.
     pub prepared_here: BTreeSet<String>,
 }
@@ -229,20 +235,49 @@ impl Journal {
     #[must_use]
     pub fn new(steps: &[Step], status: &ExecutionPlanStatus) -> Self {
         let stored: BTreeMap<&str, &StepStatus> = status.steps.iter().map(|entry| (entry.id.as_str(), entry)).collect();
-        let entries: Vec<StepStatus> = steps
+        let mut entries: Vec<StepStatus> = steps
             .iter()
             .map(|step| match stored.get(step.id.as_str()) {
                 Some(entry) => (*entry).clone(),
                 None => StepStatus { id: step.id.clone(), ..StepStatus::default() },
             })
             .collect();
+        // Whoever takes up a plan that could not be put back tries what was refused once more.
+        let refused = |undo: &&mut UndoStatus| undo.state == UndoState::Failed;
+        if status.phase == Some(PlanPhase::RollbackFailed) {
+            for undo in entries.iter_mut().filter_map(|entry| entry.undo.as_mut()).filter(refused) {
+                undo.state = UndoState::Running;
+            }
+        }
         let failed = entries.iter().find(|entry| entry.state == StepState::Failed).map(failure);
         let was_putting_back = status.phase == Some(PlanPhase::RollingBack);
         // What set the rollback off is in the message; steps that failed meanwhile only tell what came of it.
         let stored_reason = status.message.clone().filter(|_| was_putting_back);
         let rollback_reason = stored_reason.or(failed).or_else(|| was_putting_back.then(String::new));
         let drifted = condition_is_true(&status.conditions, ConditionType::Drifted);
-        Self { entries, observed: false, rollback_reason, drifted, prepared_here: BTreeSet::new() }
+        let timed_out = was_putting_back
+            && status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.reason == TIMED_OUT);
+        Self { entries, observed: false, rollback_reason, drifted, timed_out, prepared_here: BTreeSet::new() }
+    }
+
+    /// Ends a plan whose time is over: the steps that are waited for fail, and all is put back. What is being changed is
+    /// finished first. A plan whose steps are all done, or that is being put back already, has all the time it needs.
+    pub fn time_is_up(&mut self, steps: &[Step], under_way: &[Action], within: &str, now: &Time) {
+        let (done, all) = self.progress();
+        if done == all || self.rollback_reason.is_some() {
+            return;
+        }
+        self.timed_out = true;
+        self.rollback_reason = Some(format!("the plan was not done within {within}: {done} of {all} steps were"));
+        let signals = Signals::default();
+        let left: Vec<&Action> = under_way.iter().filter(|action| action.can_be_left(steps, self, &signals)).collect();
+        for action in left {
+            let step = action.step().to_owned();
+            let message = "stopped, because the time of the plan was over".to_owned();
+            if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == step) {
+                entry.note(&Observation::VerifyFailed { step, message }, now);
+            }
+        }
     }
 
     /// Takes note of what people asked for. A rollback that was asked for once is not taken back.
@@ -274,7 +309,10 @@ impl Journal {
             }
             return;
         }
-        let drifted = matches!(observation, Observation::Refused { drifted: true, .. });
+        let drifted = matches!(
+            observation,
+            Observation::Refused { drifted: true, .. } | Observation::MutationFailed { drifted: true, .. }
+        );
         // What else goes wrong once the plan is being put back is not why it ends.
         self.drifted |= drifted && self.rollback_reason.is_none();
         if let Observation::Prepared { step, .. } = observation {
@@ -287,6 +325,17 @@ impl Journal {
             self.rollback_reason.get_or_insert(reason);
         }
     }
+}
+
+/// The reason of conditions of a plan whose time was over.
+pub(super) const TIMED_OUT: &str = "TimedOut";
+
+/// Whether a plan that has ended did something that is still there, so that it can be asked to put it back.
+#[must_use]
+pub fn can_be_put_back(status: &ExecutionPlanStatus) -> bool {
+    let put_back = |entry: &StepStatus| entry.undo.as_ref().is_some_and(|undo| undo.state == UndoState::Done);
+    status.phase.is_some_and(PlanPhase::is_final)
+        && status.steps.iter().any(|entry| entry.may_have_landed() && !put_back(entry))
 }
 
 fn failure(entry: &StepStatus) -> String {
@@ -357,14 +406,17 @@ impl StepStatus {
                 self.before.clone_from(before);
             }
             Observation::Skipped { message, .. } => end(self, StepState::Skipped, message),
-            Observation::Refused { message, .. } | Observation::VerifyFailed { message, .. } => {
-                end(self, StepState::Failed, message);
+            Observation::Refused { message, .. } => end(self, StepState::Failed, message),
+            Observation::VerifyFailed { message, .. } => {
+                let message = self.with_note(message);
+                end(self, StepState::Failed, &message);
             }
-            Observation::Mutated { result, attempts, .. } => {
+            Observation::Mutated { result, attempts, note, .. } => {
                 self.state = StepState::Applied;
                 self.applied_at = Some(now.clone());
-                self.result = Some(result.clone());
+                self.result = Some(result.clone()).filter(|result| result.uid.is_some());
                 self.attempts += attempts;
+                self.message.clone_from(note);
             }
             Observation::MutationFailed { message, attempts, .. } => {
                 self.attempts += attempts;
@@ -375,7 +427,10 @@ impl StepStatus {
                 end(self, StepState::Failed, message);
                 self.undo = Some(UndoStatus::default());
             }
-            Observation::Verified { message, .. } => end(self, StepState::Completed, message),
+            Observation::Verified { message, .. } => {
+                let message = self.with_note(message);
+                end(self, StepState::Completed, &message);
+            }
             Observation::UndoBegun { .. } => {
                 let undo = self.undo.get_or_insert_with(UndoStatus::default);
                 undo.state = UndoState::Running;
@@ -392,6 +447,11 @@ impl StepStatus {
             }
             Observation::Observed { .. } => {}
         }
+    }
+
+    /// What is not known about the mutation goes with what came of it.
+    fn with_note(&self, message: &str) -> String {
+        self.message.as_ref().map_or_else(|| message.to_owned(), |note| format!("{message}; {note}"))
     }
 
     fn end_undo(&mut self, state: UndoState, message: &str, now: &Time) {

@@ -6,16 +6,21 @@
 mod condition;
 mod drive;
 mod effect;
+mod evidence;
 mod fence;
 pub mod journal;
+mod promql;
 mod readiness;
+mod recreate;
 mod snapshot;
 mod status;
+mod stop;
 mod undo;
 
 pub use condition::{ExpressionError, object_satisfies, when_holds};
 pub use drive::{DriveError, Driver, StepEvent};
 pub use effect::{Effects, Watching};
 pub use fence::Fence;
-pub use journal::{Outcome, Signals};
+pub use journal::{Outcome, Signals, can_be_put_back};
+pub use promql::check_promised_metrics;
 pub use snapshot::{Snapshot, SnapshotError, SnapshotStore};

@@ -3,11 +3,17 @@
 use super::condition::object_satisfies;
 use super::effect::{EffectError, Effects, Subject, Watching, refused, timeout};
 use super::journal::Observation;
+use super::promql::promised_metric;
 use crate::api::{ResourceId, Step, StepStatus, Verify, VerifyKind, Wait, WaitUntil};
 use crate::cluster::{ClusterError, Readiness, readiness, workload_failure};
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// What a step that was carried out is given at least to get ready, however late it is.
+const LAST_LOOK: Duration = Duration::from_secs(10);
 
 /// What is waited for.
 enum Goal {
@@ -36,9 +42,10 @@ impl Effects {
             }
             (VerifyKind::Expression, Some(expression)) => Goal::Expression(expression),
             (VerifyKind::Expression, None) => return failed("verify says Expression but has none".to_owned()),
-            (VerifyKind::PromQL, _) => {
-                return failed("verification by PromQL needs a metrics store, and none is configured".to_owned());
-            }
+            (VerifyKind::PromQL, _) => match Self::own_verification(step).kind {
+                VerifyKind::Absent => Goal::Absent { uid: entry.before.as_ref().and_then(|before| before.uid.clone()) },
+                _ => Goal::Ready,
+            },
         };
         let subject = match self.patiently(step, || async { Ok(self.subject(step, entry.clone()).await?) }).await {
             Ok(subject) => subject,
@@ -48,7 +55,15 @@ impl Effects {
             }
             Err(error) => return failed(error.to_string()),
         };
-        match self.reach(&subject, &goal, timeout(step)).await {
+        let reached = self.reach(&subject, &goal, time_left(step, entry, jiff::Timestamp::now())).await;
+        let reached = match (reached, promised_metric(step)) {
+            // Metrics of what is not ready yet would say little.
+            (Ok(_), Some(expression)) => {
+                self.reach_metric(expression, time_left(step, entry, jiff::Timestamp::now())).await
+            }
+            (reached, _) => reached,
+        };
+        match reached {
             Ok(message) => Observation::Verified { step: id, message },
             Err(message) => failed(message),
         }
@@ -81,41 +96,51 @@ impl Effects {
         }
     }
 
-    /// Watches the object, and its pods where it has some, until the goal is reached, cannot be reached any more, or the
-    /// time is over.
+    /// Looks at the object until the goal is reached, cannot be reached any more, or the time is over.
     async fn reach(&self, subject: &Subject<'_>, goal: &Goal, within: Duration) -> Result<String, String> {
         let mut last = "nothing was seen".to_owned();
         let watched = async {
-            let objects = self.access.watch(&subject.kind, &subject.target).await;
-            let mut objects = std::pin::pin!(objects);
-            let pods = self.access.watch_pods(&subject.catalog, &subject.target).await;
-            let mut pods = std::pin::pin!(pods.chain(futures::stream::pending()).fuse());
-            let mut live: Option<Option<Value>> = None;
-            loop {
-                tokio::select! {
-                    seen = objects.next() => match seen {
-                        Some(Ok(object)) => live = Some(object),
-                        Some(Err(error)) if error.is_transient() => continue,
-                        Some(Err(error)) => return Err(error.to_string()),
-                        None => return Err(format!("watching {} ended", subject.target)),
-                    },
-                    _ = pods.next() => {}
-                }
-                // Several events may have come while the last look was taken; one look serves them all.
-                while pods.next().now_or_never().flatten().is_some() {}
-                // Pods may be heard of before the object itself is: then it is not known yet whether there is one.
-                let Some(live) = &live else { continue };
-                match self.look(subject, goal, live.as_ref()).await {
+            let mut looks = self.looks(subject).await;
+            while let Some(seen) = looks.next().await {
+                let live = seen.map_err(|error| error.to_string())?;
+                match self.look(subject, goal, live.as_ref().as_ref()).await {
                     Look::There(message) => return Ok(message),
                     Look::NotYet(message) => last = message,
                     Look::Never(message) => return Err(message),
                 }
             }
+            Err(format!("watching {} ended", subject.target))
         };
         match tokio::time::timeout(within, watched).await {
             Ok(result) => result,
             Err(_) => Err(format!("not reached within {}: {last}", spoken(within))),
         }
+    }
+
+    /// The object, `None` where there is none, whenever it is time to look at it: at first, and after every change of it or
+    /// of its pods. What happens while somebody looks gives one more look, not many. Errors that pass give none.
+    async fn looks(&self, subject: &Subject<'_>) -> BoxStream<'static, Result<Arc<Option<Value>>, ClusterError>> {
+        let objects = self.access.watch(&subject.kind, &subject.target).await;
+        let pods = self.access.watch_pods(&subject.catalog, &subject.target).await;
+        let pods = pods.chain(stream::pending()).boxed().fuse();
+        stream::unfold((objects, pods, None), |(mut objects, mut pods, mut live)| async move {
+            loop {
+                tokio::select! {
+                    seen = objects.next() => match seen? {
+                        Ok(object) => live = Some(Arc::new(object)),
+                        Err(error) if error.is_transient() => continue,
+                        Err(error) => return Some((Err(error), (objects, pods, live))),
+                    },
+                    _ = pods.next() => {}
+                }
+                while pods.next().now_or_never().flatten().is_some() {}
+                // Pods may be heard of before the object itself is: then it is not known yet whether there is one.
+                if let Some(known) = &live {
+                    return Some((Ok(Arc::clone(known)), (objects, pods, live)));
+                }
+            }
+        })
+        .boxed()
     }
 
     async fn look(&self, subject: &Subject<'_>, goal: &Goal, live: Option<&Value>) -> Look {
@@ -180,7 +205,8 @@ impl Effects {
         });
         let mut watches = futures::stream::FuturesUnordered::new();
         for step in watched(steps, entries) {
-            watches.push(self.degradation(step));
+            watches.push(self.degradation(step).boxed());
+            watches.extend(promised_metric(step).map(|expression| self.metric_degradation(expression).boxed()));
         }
         let degraded = async {
             while let Some(found) = watches.next().await {
@@ -204,29 +230,23 @@ impl Effects {
                     return None;
                 }
             };
-        let objects = self.access.watch(&subject.kind, &subject.target).await;
-        let mut objects = std::pin::pin!(objects.into_stream());
-        let pods = self.access.watch_pods(&subject.catalog, &subject.target).await;
-        let mut pods = std::pin::pin!(pods.chain(futures::stream::pending()).fuse());
-        let mut live: Option<Option<Value>> = None;
-        loop {
-            tokio::select! {
-                seen = objects.next() => match seen {
-                    Some(Ok(object)) => live = Some(object),
-                    Some(Err(_)) => continue,
-                    None => return None,
-                },
-                _ = pods.next() => {}
-            }
-            while pods.next().now_or_never().flatten().is_some() {}
-            let Some(live) = &live else { continue };
+        let mut looks = self.looks(&subject).await;
+        while let Some(seen) = looks.next().await {
+            let live = match seen {
+                Ok(live) => live,
+                Err(error) => {
+                    tracing::warn!(step = step.id, %error, "cannot be watched any more");
+                    return None;
+                }
+            };
             if live.is_none() {
                 return Some(format!("{} degraded: it is gone", subject.target));
             }
-            if let Look::Never(message) = self.look_ready(&subject, live.as_ref()).await {
+            if let Look::Never(message) = self.look_ready(&subject, live.as_ref().as_ref()).await {
                 return Some(format!("{} degraded: {message}", subject.target));
             }
         }
+        None
     }
 }
 
@@ -240,8 +260,15 @@ fn watched<'s>(steps: &'s [Step], entries: &[StepStatus]) -> Vec<&'s Step> {
     steps.iter().filter(landed).filter(changes).filter(|step| !deleted.contains(&target(step))).collect()
 }
 
+/// What is left of the step's time, which began with its preparation: also after a crash.
+fn time_left(step: &Step, entry: &StepStatus, now: jiff::Timestamp) -> Duration {
+    let begun = entry.started_at.as_ref().map_or(now, |time| time.0);
+    let gone = Duration::try_from(now.duration_since(begun)).unwrap_or_default();
+    timeout(step).saturating_sub(gone).max(LAST_LOOK.min(timeout(step)))
+}
+
 /// `90s` as `1m30s`.
-fn spoken(duration: Duration) -> String {
+pub(super) fn spoken(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match (seconds / 60, seconds % 60) {
         (0, seconds) => format!("{seconds}s"),
@@ -256,6 +283,20 @@ mod tests {
     use crate::api::{ObjectRef, Operation, PatchType};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
+
+    #[test]
+    fn the_time_of_a_step_begins_with_its_preparation() {
+        let step = |seconds: u64| Step { timeout: Some(Duration::from_secs(seconds).into()), ..Step::default() };
+        let at = |second: i64| k8s_openapi::jiff::Timestamp::from_second(second).unwrap();
+        let begun = StepStatus { started_at: Some(Time(at(1000))), ..StepStatus::default() };
+        let left = |timeout: u64, now: i64| time_left(&step(timeout), &begun, at(now)).as_secs();
+        assert_eq!(left(300, 1000), 300);
+        assert_eq!(left(300, 1100), 200);
+        assert_eq!(left(300, 5000), 10, "one more look, however late");
+        assert_eq!(left(3, 5000), 3);
+        assert_eq!(left(300, 900), 300, "a clock that was set back");
+        assert_eq!(time_left(&step(300), &StepStatus::default(), at(0)).as_secs(), 300);
+    }
 
     #[test]
     fn only_what_was_carried_out_and_still_is_to_be_there_is_watched() {

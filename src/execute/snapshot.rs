@@ -6,11 +6,16 @@ use kube::{Client, ResourceExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::io::Write;
 
 /// Label on a snapshot with the uid of the plan that it belongs to.
 const PLAN_UID_LABEL: &str = "countersign.dev/plan-uid";
-/// The most that a Secret may hold (the API server's limit is 1 MiB for all data together).
-const MAX_BYTES: usize = 1_000_000;
+/// How much of a snapshot one Secret holds (the API server's limit is 1 MiB for all data together).
+const PART: usize = 1_000_000;
+/// In how many Secrets a snapshot may be split. An object itself is at most 1.5 MiB; its changes hold it twice more.
+const MAX_PARTS: usize = 8;
+/// Annotation on the first part with the number of all.
+const PARTS_ANNOTATION: &str = "countersign.dev/parts";
 /// Key of the compressed snapshot within the Secret.
 const KEY: &str = "snapshot.json.zst";
 
@@ -29,9 +34,10 @@ pub struct Snapshot {
 /// Why a snapshot could not be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// The compressed object does not fit into a Secret.
+    /// The compressed object does not fit into the Secrets that it may take.
     #[error(
-        "the snapshot of the object takes {bytes} bytes compressed, and {MAX_BYTES} fit: nothing was touched, because it could not be put back"
+        "the snapshot of the object takes {bytes} bytes compressed, and {} fit: nothing was touched, because it could not be put back",
+        PART * MAX_PARTS
     )]
     TooLarge {
         /// Size after compression.
@@ -97,22 +103,27 @@ impl SnapshotStore {
     pub async fn store(&self, plan_uid: &str, step: &str, snapshot: &Snapshot) -> Result<String, SnapshotError> {
         let name = Self::name(plan_uid, step);
         let data = pack(&name, snapshot)?;
-        let secret = Secret {
-            metadata: ObjectMeta {
-                name: Some(name.clone()),
-                labels: Some(BTreeMap::from([(PLAN_UID_LABEL.to_owned(), plan_uid.to_owned())])),
-                ..ObjectMeta::default()
-            },
-            data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(data))])),
-            type_: Some("countersign.dev/snapshot".to_owned()),
-            ..Secret::default()
-        };
-        let params = PatchParams::apply(crate::api::FIELD_MANAGER).force();
-        self.secrets.patch(&name, &params, &Patch::Apply(&secret)).await.map_err(|source| SnapshotError::Cluster {
-            name: name.clone(),
-            doing: "stored",
-            source: Box::new(source),
-        })?;
+        let parts: Vec<&[u8]> = data.chunks(PART).collect();
+        // The first part counts the others: where it is there, they are.
+        for (number, part) in parts.iter().enumerate().rev() {
+            let name = part_name(&name, number);
+            let count = (number == 0).then(|| BTreeMap::from([(PARTS_ANNOTATION.to_owned(), parts.len().to_string())]));
+            let secret = Secret {
+                metadata: ObjectMeta {
+                    name: Some(name.clone()),
+                    labels: Some(BTreeMap::from([(PLAN_UID_LABEL.to_owned(), plan_uid.to_owned())])),
+                    annotations: count,
+                    ..ObjectMeta::default()
+                },
+                data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(part.to_vec()))])),
+                type_: Some("countersign.dev/snapshot".to_owned()),
+                ..Secret::default()
+            };
+            let params = PatchParams::apply(crate::api::FIELD_MANAGER).force();
+            self.secrets.patch(&name, &params, &Patch::Apply(&secret)).await.map_err(|source| {
+                SnapshotError::Cluster { name: name.clone(), doing: "stored", source: Box::new(source) }
+            })?;
+        }
         Ok(name)
     }
 
@@ -121,14 +132,26 @@ impl SnapshotStore {
     /// # Errors
     /// When it is missing, damaged, or the API server refuses.
     pub async fn load(&self, name: &str) -> Result<Snapshot, SnapshotError> {
-        let secret = self.secrets.get(name).await.map_err(|source| SnapshotError::Cluster {
-            name: name.to_owned(),
+        let (mut data, parts) = self.part(name, 0).await?;
+        for number in 1..parts {
+            data.extend(self.part(name, number).await?.0);
+        }
+        unpack(name, &data)
+    }
+
+    /// One part, and how many it says there are.
+    async fn part(&self, name: &str, number: usize) -> Result<(Vec<u8>, usize), SnapshotError> {
+        let name = part_name(name, number);
+        let secret = self.secrets.get(&name).await.map_err(|source| SnapshotError::Cluster {
+            name: name.clone(),
             doing: "read",
             source: Box::new(source),
         })?;
-        let data = secret.data.as_ref().and_then(|data| data.get(KEY));
-        let data = data.ok_or_else(|| damaged(name, format!("it has no key {KEY}")))?;
-        unpack(name, &data.0)
+        let parts = secret.annotations().get(PARTS_ANNOTATION).map_or(Ok(1), |parts| parts.parse());
+        let parts: usize = parts.map_err(|error| damaged(&name, format!("the number of its parts: {error}")))?;
+        let data = secret.data.and_then(|mut data| data.remove(KEY));
+        let data = data.ok_or_else(|| damaged(&name, format!("it has no key {KEY}")))?;
+        Ok((data.0, parts.min(MAX_PARTS)))
     }
 
     /// Removes all snapshots of a plan.
@@ -153,17 +176,30 @@ impl SnapshotStore {
     }
 }
 
+/// The first part has the name of the snapshot itself. No step's name has a dot.
+fn part_name(name: &str, number: usize) -> String {
+    if number == 0 { name.to_owned() } else { format!("{name}.{number}") }
+}
+
 fn damaged(name: &str, reason: impl std::fmt::Display) -> SnapshotError {
     SnapshotError::Damaged { name: name.to_owned(), reason: reason.to_string() }
 }
 
 fn pack(name: &str, snapshot: &Snapshot) -> Result<Vec<u8>, SnapshotError> {
     let json = serde_json::to_vec(snapshot).map_err(|error| damaged(name, error))?;
-    let data = zstd::encode_all(json.as_slice(), 3).map_err(|error| damaged(name, error))?;
-    if data.len() > MAX_BYTES {
+    let data = compress(&json).map_err(|error| damaged(name, error))?;
+    if data.len() > PART * MAX_PARTS {
         return Err(SnapshotError::TooLarge { bytes: data.len() });
     }
     Ok(data)
+}
+
+/// With a checksum: parts of two tries do not make a snapshot.
+fn compress(json: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 3)?;
+    encoder.include_checksum(true)?;
+    encoder.write_all(json)?;
+    encoder.finish()
 }
 
 fn unpack(name: &str, data: &[u8]) -> Result<Snapshot, SnapshotError> {
@@ -187,18 +223,36 @@ mod tests {
         assert_eq!(unpack("s", &data).unwrap(), snapshot);
     }
 
+    /// Text that does not compress well, by a linear congruential generator.
+    fn noise(length: usize) -> String {
+        let mut state: u64 = 1;
+        let next = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from(33 + u8::try_from((state >> 33) % 90).unwrap())
+        };
+        (0..length).map(next).collect()
+    }
+
     #[test]
     fn what_does_not_fit_is_refused_before_anything_is_written() {
-        // A linear congruential generator gives bytes that do not compress.
-        let mut state: u64 = 1;
-        let noise: String = (0..1_500_000)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                char::from(33 + u8::try_from((state >> 33) % 90).unwrap())
-            })
-            .collect();
-        let snapshot = Snapshot { before: Some(json!({ "data": noise })), changes: vec![] };
-        assert!(matches!(pack("s", &snapshot), Err(SnapshotError::TooLarge { .. })));
+        let snapshot = |length: usize| Snapshot { before: Some(json!({ "data": noise(length) })), changes: vec![] };
+        assert!(matches!(pack("s", &snapshot(11_000_000)), Err(SnapshotError::TooLarge { .. })));
+        assert!(pack("s", &snapshot(1_500_000)).unwrap().len() > PART, "the largest object takes two parts");
+    }
+
+    #[test]
+    fn parts_of_two_tries_are_no_snapshot() {
+        let snapshot =
+            |first: &str| Snapshot { before: Some(json!({ "a": first, "data": noise(1_500_000) })), changes: vec![] };
+        let (one, other) = (pack("s", &snapshot("one")).unwrap(), pack("s", &snapshot("two")).unwrap());
+        assert_eq!(one.len(), other.len());
+        let torn = [&one[..PART], &other[PART..]].concat();
+        assert!(unpack("s", &one).is_ok());
+        assert!(matches!(unpack("s", &torn), Err(SnapshotError::Damaged { .. })));
+        let mut bent = one;
+        let middle = bent.len() / 2;
+        bent[middle] ^= 1;
+        assert!(matches!(unpack("s", &bent), Err(SnapshotError::Damaged { .. })));
     }
 
     #[test]

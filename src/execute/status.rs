@@ -1,7 +1,10 @@
 //! What a running plan's status says, as its journal stands. Pure but for the clock.
 
-use super::journal::{Journal, Outcome};
-use crate::api::{ConditionType, ExecutionPlan, ExecutionPlanStatus, PlanPhase, set_condition};
+use super::journal::{Journal, Outcome, TIMED_OUT};
+use crate::api::{
+    ConditionType, ExecutionPlan, ExecutionPlanStatus, MAX_PLAN_MESSAGE, PlanPhase, set_condition, shortened,
+};
+use crate::plan::fit_messages;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// Brings journal, phase, progress and conditions of `status` in line with the journal of `plan`.
@@ -25,12 +28,13 @@ pub(super) fn settle_status(
             (None, _) => format!("{done} of {all} steps done"),
         },
     };
+    let message = shortened(&message, MAX_PLAN_MESSAGE).into_owned();
     status.message = Some(message.clone());
     let now = Time(k8s_openapi::jiff::Timestamp::now());
     if phase == PlanPhase::Observing && status.verified_at.is_none() {
         status.verified_at = Some(now.clone());
     }
-    let reason = format!("{phase:?}");
+    let reason = if journal.timed_out { TIMED_OUT.to_owned() } else { format!("{phase:?}") };
     let conditions = &mut status.conditions;
     let mut set = |kind, value, message: &str| set_condition(conditions, kind, value, &reason, message, generation);
     let executed = done == all;
@@ -50,6 +54,7 @@ pub(super) fn settle_status(
     set(ConditionType::Reconciling, outcome.is_none(), &message);
     set(ConditionType::Stalled, outcome.is_some() && phase != PlanPhase::Succeeded, &message);
     status.finished_at = outcome.map(|_| now);
+    fit_messages(&plan.spec, status);
 }
 
 fn phase(journal: &Journal, outcome: Option<&Outcome>, observes: bool) -> PlanPhase {

@@ -1,21 +1,18 @@
 //! Putting one step back.
 
-use super::effect::{Backoff, EffectError, Effects, Subject, is_ours};
+use super::effect::{Backoff, EffectError, Effects, Subject};
+use super::evidence::is_ours;
 use super::journal::Observation;
 use super::snapshot::Snapshot;
-use crate::api::{Operation, PatchType, ResourceId, Step, StepStatus};
-use crate::cluster::{ClusterError, Inverse, WriteOptions, inverse};
-use futures::StreamExt;
-use serde_json::{Map, Value, json};
-use std::time::Duration;
+use crate::api::{FieldChange, ObjectRef, Operation, PatchType, ResourceId, Step, StepStatus};
+use crate::cluster::{Drift, Inverse, WriteOptions, inverse, redact};
+use serde_json::Value;
 
 /// How often the inverse is computed anew because the object changed while it was sent.
 const MAX_CONFLICTS: u32 = 10;
-/// How long a deletion that is under way is waited for before the object is created again.
-const DELETION_WAIT: Duration = Duration::from_secs(120);
 
 /// One try at putting back.
-enum Put {
+pub(super) enum Put {
     /// Done, with what was put back and what stays.
     Back(String),
     /// Not possible, whatever one tries.
@@ -98,17 +95,8 @@ impl Effects {
             return Ok(Put::Back(format!("{} was deleted and created again since, and stays", subject.target)));
         }
         let Inverse { patch, kept } = inverse(&snapshot.changes, &live);
-        // A field that already has its old value needs nothing and is nobody else's change.
-        let origin = |path: &str| snapshot.changes.iter().find(|change| change.path == path).map(|change| &change.from);
-        // Paths only: the values may be secret.
-        let kept =
-            kept.iter().filter(|drift| origin(&drift.path) != Some(&drift.found)).map(|drift| drift.path.clone());
-        let kept: Vec<String> = kept.collect();
-        let stays = if kept.is_empty() {
-            String::new()
-        } else {
-            format!("; others changed since and stay: {}", kept.join(", "))
-        };
+        let stays = conflicts(&subject.target, &snapshot.changes, &kept);
+        let stays = stays.map(|list| format!("; others changed since and stay: {list}")).unwrap_or_default();
         if patch.0.is_empty() {
             return Ok(Put::Back(format!("{} already is as before{stays}", subject.target)));
         }
@@ -125,73 +113,6 @@ impl Effects {
             Err(error) => Err(error.into()),
         }
     }
-
-    /// Creates a deleted object again.
-    async fn recreate(&self, subject: &Subject<'_>, snapshot: &Snapshot) -> Result<Put, EffectError> {
-        let Some(before) = &snapshot.before else {
-            return Ok(Put::Impossible(format!("there is no snapshot of {}", subject.target)));
-        };
-        let before_uid = ResourceId::of(before).uid;
-        if let Some(live) = self.live(subject).await? {
-            if ResourceId::of(&live).uid != before_uid {
-                return Ok(Put::Back(format!("{} exists again already", subject.target)));
-            }
-            if live.pointer("/metadata/deletionTimestamp").is_none() {
-                return Ok(Put::Back(format!("{} was not deleted", subject.target)));
-            }
-            if !self.is_gone_within(subject, DELETION_WAIT).await {
-                let left = "its deletion is under way and does not end (finalizers), so it cannot be created again";
-                return Ok(Put::Impossible(format!("{}: {left}", subject.target)));
-            }
-        }
-        let manifest = revived(before, &self.owners_alive(before).await?);
-        self.fence.pass().await;
-        match self.access.perform(&subject.catalog, &Operation::apply(manifest), &WriteOptions::default()).await {
-            Ok(_) => {
-                let lost = subject.step.rollback.reason.as_ref();
-                let lost = lost.map(|lost| format!("; what could not come back: {lost}")).unwrap_or_default();
-                Ok(Put::Back(format!("created {} again{lost}", subject.target)))
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn is_gone_within(&self, subject: &Subject<'_>, time: Duration) -> bool {
-        let gone = async {
-            let objects = self.access.watch(&subject.kind, &subject.target).await;
-            let mut objects = std::pin::pin!(objects);
-            while let Some(seen) = objects.next().await {
-                if matches!(seen, Ok(None)) {
-                    return true;
-                }
-            }
-            false
-        };
-        tokio::time::timeout(time, gone).await.unwrap_or(false)
-    }
-
-    /// The owner references whose owners still exist: an object whose owners are gone would be collected at once.
-    async fn owners_alive(&self, before: &Value) -> Result<Vec<Value>, ClusterError> {
-        let catalog = self.cluster.catalog().await?;
-        let namespace = before.pointer("/metadata/namespace").and_then(Value::as_str);
-        let owners = before.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-        let mut alive = Vec::new();
-        for owner in owners.into_iter().flatten() {
-            let mut manifest = json!({ "metadata": { "namespace": namespace } });
-            for (from, to) in [("apiVersion", "/apiVersion"), ("kind", "/kind")] {
-                manifest[&to[1..]] = owner.get(from).cloned().unwrap_or_default();
-            }
-            manifest["metadata"]["name"] = owner.get("name").cloned().unwrap_or_default();
-            let Some(mut reference) = crate::api::ObjectRef::of(&manifest) else { continue };
-            let Some(kind) = catalog.of(&reference) else { continue };
-            reference.namespace = reference.namespace.filter(|_| kind.namespaced);
-            let live = self.access.get(kind, &reference).await?;
-            if live.is_some_and(|live| live.pointer("/metadata/uid") == owner.get("uid")) {
-                alive.push(owner.clone());
-            }
-        }
-        Ok(alive)
-    }
 }
 
 /// `spec.replicas`, or the first of many paths with the number of the others.
@@ -204,81 +125,95 @@ fn listed(paths: &[&str]) -> String {
     }
 }
 
-/// The manifest that creates a deleted object again: without what the API server sets, and without status.
-fn revived(before: &Value, owners: &[Value]) -> Value {
-    const SERVER_SET: [&str; 8] = [
-        "uid",
-        "resourceVersion",
-        "generation",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "managedFields",
-        "selfLink",
-    ];
-    let mut manifest = before.clone();
-    if let Some(object) = manifest.as_object_mut() {
-        object.remove("status");
+/// What others changed since, field by field: `spec.replicas (set to 5 by the step, 7 now, 2 before)`. Secret values are left
+/// out.
+fn conflicts(target: &ObjectRef, changes: &[FieldChange], kept: &[Drift]) -> Option<String> {
+    const MOST: usize = 8;
+    // A field that already has its old value needs nothing and is nobody else's change.
+    let origin = |path: &str| changes.iter().find(|change| change.path == path).and_then(|change| change.from.clone());
+    let conflicts: Vec<&Drift> = kept.iter().filter(|drift| origin(&drift.path) != drift.found).collect();
+    if conflicts.is_empty() {
+        return None;
     }
-    if let Some(metadata) = manifest.get_mut("metadata").and_then(Value::as_object_mut) {
-        for field in SERVER_SET {
-            metadata.remove(field);
+    let told = |drift: &&Drift| {
+        let value = |from: Option<Value>, to: Option<Value>| {
+            redact(target, vec![FieldChange { path: drift.path.clone(), from, to, redacted: false }])
+        };
+        let shown: Vec<FieldChange> =
+            [value(drift.expected.clone(), drift.found.clone()), value(origin(&drift.path), None)].concat();
+        match shown.as_slice() {
+            [now, before] if !now.redacted && !before.redacted => format!(
+                "{} (set to {} by the step, {} now, {} before)",
+                drift.path,
+                short(now.from.as_ref()),
+                short(now.to.as_ref()),
+                short(before.from.as_ref())
+            ),
+            _ => format!("{} (secret, not shown)", drift.path),
         }
-        metadata.remove("ownerReferences");
-        if !owners.is_empty() {
-            metadata.insert("ownerReferences".to_owned(), Value::Array(owners.to_vec()));
-        }
+    };
+    let mut list: Vec<String> = conflicts.iter().take(MOST).map(told).collect();
+    if conflicts.len() > MOST {
+        list.push(format!("{} more fields", conflicts.len() - MOST));
     }
-    let kind = manifest.get("kind").and_then(Value::as_str).map(str::to_owned);
-    if let Some(spec) = manifest.get_mut("spec").and_then(Value::as_object_mut) {
-        clean_spec(kind.as_deref(), spec);
-    }
-    manifest
+    Some(list.join(", "))
 }
 
-/// Fields of a spec that belong to the old object's life.
-fn clean_spec(kind: Option<&str>, spec: &mut Map<String, Value>) {
-    match kind {
-        Some("Pod") => {
-            spec.remove("nodeName");
-        }
-        Some("Namespace") => {
-            spec.remove("finalizers");
-        }
-        Some("Job") => {
-            // The selector and the labels that go with it carry the old job's uid.
-            spec.remove("selector");
-            if let Some(labels) =
-                spec.get_mut("template").and_then(|t| t.pointer_mut("/metadata/labels")).and_then(Value::as_object_mut)
-            {
-                labels.retain(|key, _| !key.ends_with("controller-uid") && !key.ends_with("job-name"));
-            }
-        }
-        _ => {}
+fn short(value: Option<&Value>) -> String {
+    const MOST: usize = 60;
+    let text = value.map_or_else(|| "absent".to_owned(), ToString::to_string);
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    fn object(kind: &str) -> ObjectRef {
+        ObjectRef { api_version: "v1".into(), kind: kind.into(), namespace: Some("shop".into()), name: "x".into() }
+    }
+
+    fn change(path: &str, from: Option<Value>, to: Option<Value>) -> FieldChange {
+        FieldChange { path: path.into(), from, to, redacted: false }
+    }
+
+    fn drift(path: &str, expected: Option<Value>, found: Option<Value>) -> Drift {
+        Drift { path: path.into(), expected, found }
+    }
 
     #[test]
-    fn a_revived_object_leaves_its_old_life_behind() {
-        let before = json!({
-            "apiVersion": "batch/v1", "kind": "Job",
-            "metadata": { "name": "j", "namespace": "n", "uid": "u", "resourceVersion": "5", "labels": { "a": "b" },
-                          "ownerReferences": [{ "uid": "gone" }], "managedFields": [] },
-            "spec": { "selector": { "matchLabels": { "batch.kubernetes.io/controller-uid": "u" } },
-                      "template": { "metadata": { "labels": { "batch.kubernetes.io/controller-uid": "u", "app": "x" } } } },
-            "status": { "succeeded": 1 }
-        });
-        assert_eq!(
-            revived(&before, &[]),
-            json!({
-                "apiVersion": "batch/v1", "kind": "Job",
-                "metadata": { "name": "j", "namespace": "n", "labels": { "a": "b" } },
-                "spec": { "template": { "metadata": { "labels": { "app": "x" } } } }
-            })
-        );
+    fn conflicts_are_told_field_by_field() {
+        let changes = [
+            change("spec.replicas", Some(json!(2)), Some(json!(5))),
+            change("metadata.labels.tier", None, Some(json!("web"))),
+            change("spec.paused", Some(json!(true)), None),
+        ];
+        let kept = [
+            drift("spec.replicas", Some(json!(5)), Some(json!(7))),
+            drift("metadata.labels.tier", Some(json!("web")), Some(json!("w".repeat(100)))),
+            drift("spec.paused", None, Some(json!(true))),
+        ];
+        insta::assert_snapshot!(conflicts(&object("Deployment"), &changes, &kept).unwrap(), @r#"spec.replicas (set to 5 by the step, 7 now, 2 before), metadata.labels.tier (set to "web" by the step, "wwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwww… now, absent before)"#);
+        assert_eq!(conflicts(&object("Deployment"), &changes, &kept[2..]), None, "it is as before");
+    }
+
+    #[test]
+    fn conflicts_do_not_tell_secrets() {
+        let changes = [change("data.password", Some(json!("b2xk")), Some(json!("b3Vycw==")))];
+        let kept = [drift("data.password", Some(json!("b3Vycw==")), Some(json!("dGhlaXJz")))];
+        insta::assert_snapshot!(conflicts(&object("Secret"), &changes, &kept).unwrap(), @"data.password (secret, not shown)");
+    }
+
+    #[test]
+    fn many_conflicts_are_counted() {
+        let path = |n: usize| format!("data.k{n}");
+        let changes: Vec<FieldChange> = (0..20).map(|n| change(&path(n), None, Some(json!("a")))).collect();
+        let kept: Vec<Drift> = (0..20).map(|n| drift(&path(n), Some(json!("a")), Some(json!("b")))).collect();
+        let told = conflicts(&object("ConfigMap"), &changes, &kept).unwrap();
+        assert!(told.ends_with(", 12 more fields"), "{told}");
     }
 }

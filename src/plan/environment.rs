@@ -87,6 +87,12 @@ impl Environments {
         known.into_iter().collect()
     }
 
+    /// Whether the namespace is the operator's own.
+    #[must_use]
+    pub fn is_own(&self, name: &str) -> bool {
+        name == self.own
+    }
+
     /// Whether the namespace belongs to the cluster itself or to the operator.
     #[must_use]
     pub fn is_system(&self, name: &str) -> bool {

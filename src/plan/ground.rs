@@ -1,11 +1,12 @@
 use super::assess::{StepFacts, assess_step, overall};
 use super::estimate::estimate;
+use super::rights::{grants, rights_to_undo, unknown_kind};
 use super::{CompiledStep, Environments, PlanError};
 use crate::api::{
-    ExecutionPlanSpec, ObjectRef, Operation, OperationKind, Precondition, RiskLevel, RollbackPlan, RollbackStrategy,
-    Step, Verify, VerifyKind,
+    ExecutionPlanSpec, IrreversibleStep, ObjectRef, Operation, OperationKind, Precondition, Risk, RollbackPlan,
+    RollbackStrategy, Step, Verify, VerifyKind,
 };
-use crate::cluster::{Access, Catalog, ResourceKind, WriteOptions, diff, redact};
+use crate::cluster::{Access, Catalog, Delegation, ResourceKind, WriteOptions, diff, one_way, redact};
 use crate::tools::ProposedStep;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
@@ -43,16 +44,25 @@ pub async fn ground(
     stream::iter(tries).buffered(PARALLEL).try_collect().await
 }
 
-/// The risk of a plan by today's cluster, whatever the plan says of itself.
+/// What there is to know about a plan that somebody else wrote, or that was made a while ago.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reassessment {
+    /// The risk of the whole.
+    pub risk: Risk,
+    /// What could not be put back as a whole.
+    pub irreversible: Vec<IrreversibleStep>,
+}
+
+/// Assesses a plan by today's cluster, whatever the plan says of itself.
 ///
 /// # Errors
 /// As [`ground`].
-pub async fn regrounded_risk(
+pub async fn reassess(
     access: &Access,
     catalog: &Catalog,
     environments: &Environments,
     spec: &ExecutionPlanSpec,
-) -> Result<RiskLevel, PlanError> {
+) -> Result<Reassessment, PlanError> {
     let compiled = |step: &Step| CompiledStep {
         id: step.id.clone(),
         tool: "manual",
@@ -68,7 +78,12 @@ pub async fn regrounded_risk(
     };
     let steps: Vec<CompiledStep> = spec.steps.iter().map(compiled).collect();
     let grounded = ground(access, catalog, environments, &steps).await?;
-    Ok(overall(grounded.iter().map(|grounded| &grounded.step)).level)
+    let steps = || grounded.iter().map(|grounded| &grounded.step);
+    let irreversible = steps()
+        .filter(|step| step.operation.kind().is_ok_and(OperationKind::mutates) && !step.rollback.reversible)
+        .map(|step| IrreversibleStep { id: step.id.clone(), reason: step.rollback.reason.clone() })
+        .collect();
+    Ok(Reassessment { risk: overall(steps()), irreversible })
 }
 
 struct Grounder<'a> {
@@ -95,6 +110,7 @@ impl Grounder<'_> {
         let mut already_so = false;
         if let (true, Some(target)) = (kind.mutates(), &target) {
             let resource = self.resource(target)?;
+            self.may_be_tried(operation, resource, target)?;
             let live = self.live(resource, target, operation).await?;
             let mut makers = self.makers(compiled, target);
             if makers.is_empty() && self.overlaps_earlier(compiled, target) {
@@ -116,7 +132,7 @@ impl Grounder<'_> {
                 manifest: after.or_else(|| operation.apply.as_ref().map(|apply| apply.manifest.clone())),
                 changes: changes.clone(),
             };
-            step.rollback = rollback(&facts);
+            step.rollback = self.undoable(rollback(&facts), &facts).await?;
             step.risk = assess_step(&facts, step.rollback.reversible);
             step.diff = redact(target, changes);
             step.known_after = makers;
@@ -130,12 +146,59 @@ impl Grounder<'_> {
     }
 
     fn resource(&self, target: &ObjectRef) -> Result<&ResourceKind, PlanError> {
-        self.catalog.of(target).ok_or_else(|| {
-            PlanError::refused(
-                "UnknownKind",
-                format!("This cluster has no kind {} in {}.", target.kind, target.api_version),
-            )
+        self.catalog.of(target).ok_or_else(|| unknown_kind(target))
+    }
+
+    /// Whether the operation is one that a plan may contain here, and its dry run is one.
+    fn may_be_tried(
+        &self,
+        operation: &Operation,
+        resource: &ResourceKind,
+        target: &ObjectRef,
+    ) -> Result<(), PlanError> {
+        if let Some(namespace) = target.namespace.as_ref().filter(|_| !resource.namespaced) {
+            // Policies and environments would judge it by a namespace that it is not in.
+            let message = format!(
+                "{} {} belongs to the whole cluster and is in no namespace: leave out '{namespace}'.",
+                target.kind, target.name
+            );
+            return Err(PlanError::refused("NotNamespaced", message));
+        }
+        let home = if resource.group.is_empty() && resource.kind == "Namespace" {
+            Some(&target.name)
+        } else {
+            target.namespace.as_ref()
+        };
+        if let Some(home) = home.filter(|home| self.environments.is_own(home)) {
+            let message = format!(
+                "{target} is in {home}, countersign's own namespace: nothing there is changed by a plan. Do it yourself."
+            );
+            return Err(PlanError::refused("OwnNamespace", message));
+        }
+        let account = self.access.identity();
+        if grants(operation, account) {
+            let message = format!(
+                "{target} would give rights to {account}, which carries the plan out: a plan does not widen what it may do itself."
+            );
+            return Err(PlanError::refused("GrantsItself", message));
+        }
+        foreign(&self.catalog.delegation, &resource.group).map_or(Ok(()), |message| {
+            Err(PlanError::refused("DryRunNotTrusted", format!("Nothing is done to {target}: {message}")))
         })
+    }
+
+    /// The rollback as far as the service account may do it.
+    async fn undoable(&self, planned: RollbackPlan, facts: &StepFacts) -> Result<RollbackPlan, PlanError> {
+        if !planned.reversible {
+            return Ok(planned);
+        }
+        for right in rights_to_undo(&facts.resource, &facts.target, planned.strategy) {
+            if !self.access.may(&right).await? {
+                let reason = format!("it cannot be put back: {} may not {right}", self.access.identity());
+                return Ok(RollbackPlan { reversible: false, reason: Some(reason), ..planned });
+            }
+        }
+        Ok(planned)
     }
 
     async fn live(
@@ -154,6 +217,9 @@ impl Grounder<'_> {
         self.access.perform(self.catalog, operation, &options).await.map(Some).map_err(|error| {
             if error.is_transient() {
                 return PlanError::Cluster(error);
+            }
+            if error.server_message().contains(NO_DRY_RUN) {
+                return PlanError::refused("DryRunUnsupported", no_dry_run(error.server_message()));
             }
             PlanError::refused("DryRunRefused", format!("The API server refused the dry run: {error}"))
         })
@@ -207,6 +273,29 @@ impl Grounder<'_> {
     }
 }
 
+/// How the API server says that a webhook has side effects that no dry run may have.
+const NO_DRY_RUN: &str = "does not support dry run";
+
+fn no_dry_run(server: &str) -> String {
+    format!(
+        "What cannot be tried is not planned, and the API server says: {server}. If that webhook changes nothing by itself, set its sideEffects to None or NoneOnDryRun; otherwise leave these objects out of its rules."
+    )
+}
+
+/// Why a dry run on a kind of this group may be carried out by whoever answers it; `None` when it is not.
+fn foreign(delegation: &Delegation, group: &str) -> Option<String> {
+    match delegation {
+        Delegation::Known(groups) => groups.get(group).map(|service| {
+            format!(
+                "API group {group} is answered by another server, service {service}, and whether that one carries out what is only to be tried, nobody here knows. If it honours dryRun, add {group} to aggregatedApis.trustedGroups of the chart (--trusted-api-groups)."
+            )
+        }),
+        Delegation::Unknown(reason) => Some(format!(
+            "it cannot be found out which API groups are answered by other servers, which may carry out what is only to be tried: {reason}. Let the operator list apiservices.apiregistration.k8s.io."
+        )),
+    }
+}
+
 /// What has to hold right before the step. A step whose base an earlier step makes has no base of its own to compare.
 fn precondition(live: Option<&Value>, step: &Step) -> Precondition {
     let text =
@@ -235,7 +324,7 @@ fn default_verify(kind: OperationKind) -> Verify {
 fn rollback(facts: &StepFacts) -> RollbackPlan {
     let (strategy, lost) = match facts.operation {
         OperationKind::Apply | OperationKind::Patch if facts.live.is_none() => (RollbackStrategy::Delete, None),
-        OperationKind::Apply | OperationKind::Patch => (RollbackStrategy::InversePatch, None),
+        OperationKind::Apply | OperationKind::Patch => (RollbackStrategy::InversePatch, kept_for_ever(facts)),
         OperationKind::Delete => (RollbackStrategy::Recreate, lost_on_deletion(facts)),
         OperationKind::Evict => {
             (RollbackStrategy::None, Some("an evicted pod is replaced by its controller, not put back".to_owned()))
@@ -243,6 +332,15 @@ fn rollback(facts: &StepFacts) -> RollbackPlan {
         OperationKind::Wait | OperationKind::Query => (RollbackStrategy::None, None),
     };
     RollbackPlan { strategy, reversible: lost.is_none(), reason: lost }
+}
+
+/// What the API server would not let be changed back.
+fn kept_for_ever(facts: &StepFacts) -> Option<String> {
+    let live = facts.live.as_ref()?;
+    facts.changes.iter().find_map(|change| {
+        let why = one_way(&facts.target.kind, live, change)?;
+        Some(format!("{} cannot be changed back: {why}", change.path))
+    })
 }
 
 /// What recreating from the snapshot would not bring back.
@@ -270,4 +368,23 @@ fn lost_on_deletion(facts: &StepFacts) -> Option<String> {
 fn deletes_its_volumes(live: Option<&Value>) -> bool {
     live.and_then(|object| object.pointer("/spec/persistentVolumeClaimRetentionPolicy/whenDeleted"))
         == Some(&json!("Delete"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_servers_answer_is_not_tried() {
+        let groups = BTreeMap::from([("metrics.k8s.io".to_owned(), "kube-system/metrics".to_owned())]);
+        let known = Delegation::Known(groups);
+        assert_eq!(foreign(&known, "apps"), None);
+        insta::assert_snapshot!(foreign(&known, "metrics.k8s.io").unwrap(), @"API group metrics.k8s.io is answered by another server, service kube-system/metrics, and whether that one carries out what is only to be tried, nobody here knows. If it honours dryRun, add metrics.k8s.io to aggregatedApis.trustedGroups of the chart (--trusted-api-groups).");
+        insta::assert_snapshot!(foreign(&Delegation::Unknown("the right is missing".into()), "apps").unwrap(), @"it cannot be found out which API groups are answered by other servers, which may carry out what is only to be tried: the right is missing. Let the operator list apiservices.apiregistration.k8s.io.");
+    }
+
+    #[test]
+    fn a_webhook_with_side_effects_is_named_with_what_to_do() {
+        insta::assert_snapshot!(no_dry_run(r#"admission webhook "audit.example.com" does not support dry run"#), @r#"What cannot be tried is not planned, and the API server says: admission webhook "audit.example.com" does not support dry run. If that webhook changes nothing by itself, set its sideEffects to None or NoneOnDryRun; otherwise leave these objects out of its rules."#);
+    }
 }

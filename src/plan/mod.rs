@@ -10,10 +10,12 @@ mod compile;
 pub mod digest;
 mod environment;
 mod estimate;
+mod forbidden;
 mod ground;
 pub mod policy;
 mod resolve;
 mod rights;
+mod size;
 mod validate;
 
 pub use answer::{answer, merge_answers};
@@ -21,10 +23,11 @@ pub use assess::{Assessed, StepFacts, assess_step, overall};
 pub use compile::{CompiledCall, CompiledStep, compile};
 pub use environment::{Environments, Namespace};
 pub use estimate::estimate;
-pub use ground::{Grounded, ground, regrounded_risk};
+pub use ground::{Grounded, Reassessment, ground, reassess};
 pub use policy::approvals_required;
 pub use resolve::Resolver;
-pub use rights::{Actor, check_rights, needed_rights, right_to_use};
+pub use rights::{Actor, catalog_for, check_plan_rights, check_use, needed_rights};
+pub use size::{fit_messages, needs_record_dropped};
 pub use validate::{InvalidPlan, validate};
 
 use crate::cluster::ClusterError;

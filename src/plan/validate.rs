@@ -1,3 +1,5 @@
+use super::forbidden::forbidden;
+use super::size::check_size;
 use crate::api::{ExecutionPlanSpec, Operation, Step};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,12 +33,22 @@ pub enum InvalidPlan {
         "step '{0}' carries the values of a Secret: a plan is read by many. Create the Secret another way and let the plan refer to it"
     )]
     SecretInPlan(String),
+    /// The plan and its journal might not fit into one object.
+    #[error(
+        "the plan has {steps} steps and may take {bytes} bytes with its journal, and {most} fit into one object: split it into several plans"
+    )]
+    TooLarge {
+        /// The most that it may take.
+        bytes: usize,
+        /// What fits.
+        most: usize,
+        /// How many steps it has.
+        steps: usize,
+    },
 }
 
-/// Subresources behind which the API server only passes requests on: a dry run would be carried out.
-const CONNECTIONS: [&str; 4] = ["attach", "exec", "portforward", "proxy"];
-
-/// Checks what the API server's schema cannot: ids, dependencies, circles, operations, Secrets in the clear.
+/// Checks what the API server's schema cannot: ids, dependencies, circles, operations that no plan does, Secrets in the
+/// clear, and whether there is room for the journal.
 ///
 /// # Errors
 /// The first thing that is wrong.
@@ -52,22 +64,26 @@ pub fn validate(spec: &ExecutionPlanSpec) -> Result<(), InvalidPlan> {
             return Err(InvalidPlan::UnknownDependency { step: step.id.clone(), missing: missing.clone() });
         }
         let wrong = |reason: String| InvalidPlan::Operation { step: step.id.clone(), reason };
-        step.operation.target().map_err(|error| wrong(error.to_string()))?;
-        let subresource = step.operation.patch.as_ref().and_then(|patch| patch.subresource.as_deref());
-        if let Some(subresource) = subresource.filter(|name| CONNECTIONS.contains(name)) {
-            return Err(wrong(format!(
-                "subresource '{subresource}' connects to a workload: nothing of it can be tried, shown or put back"
-            )));
+        if let Some(reason) = forbidden(&step.operation) {
+            return Err(wrong(reason));
         }
+        step.operation.target().map_err(|error| wrong(error.to_string()))?;
         if carries_secret(&step.operation) {
             return Err(InvalidPlan::SecretInPlan(step.id.clone()));
         }
     }
-    acyclic(&spec.steps)
+    acyclic(&spec.steps)?;
+    check_size(spec)
 }
 
 fn carries_secret(operation: &Operation) -> bool {
-    let has_values = |body: &serde_json::Value| body.get("data").is_some() || body.get("stringData").is_some();
+    let annotated = |body: &serde_json::Value| {
+        // What a client kept of the whole object, values and all.
+        let annotations = body.pointer("/metadata/annotations").and_then(|annotations| annotations.as_object());
+        annotations.is_some_and(|all| all.values().any(|value| value.as_str().is_some_and(holds_manifest)))
+    };
+    let has_values =
+        |body: &serde_json::Value| body.get("data").is_some() || body.get("stringData").is_some() || annotated(body);
     let applied = operation.apply.as_ref().is_some_and(|apply| {
         apply.manifest.get("kind").and_then(|kind| kind.as_str()) == Some("Secret") && has_values(&apply.manifest)
     });
@@ -82,6 +98,11 @@ fn carries_secret(operation: &Operation) -> bool {
             && (has_values(&patch.body) || patch.body.as_array().is_some_and(|ops| ops.iter().any(touches)))
     });
     applied || patched
+}
+
+fn holds_manifest(annotation: &str) -> bool {
+    annotation.trim_start().starts_with('{')
+        && (annotation.contains("\"data\"") || annotation.contains("\"stringData\""))
 }
 
 fn acyclic(steps: &[Step]) -> Result<(), InvalidPlan> {
@@ -152,18 +173,30 @@ mod tests {
         let mut copies = step("a", &[]);
         copies.operation = Operation::patch(secret, None, PatchType::Json, body);
         assert_eq!(validate(&spec(vec![copies])), Err(InvalidPlan::SecretInPlan("a".into())));
+        let mut kept = step("a", &[]);
+        let whole = r#"{"kind":"Secret","data":{"k":"dg=="}}"#;
+        kept.operation = Operation::apply(json!({ "apiVersion": "v1", "kind": "Secret",
+            "metadata": { "name": "s", "annotations": { "tool.example.com/applied": whole } } }));
+        assert_eq!(validate(&spec(vec![kept])), Err(InvalidPlan::SecretInPlan("a".into())));
     }
 
     #[test]
-    fn a_plan_connects_to_nothing() {
-        let service = ObjectRef {
-            api_version: "v1".into(),
-            kind: "Service".into(),
-            namespace: Some("n".into()),
-            name: "s".into(),
-        };
-        let mut proxy = step("a", &[]);
-        proxy.operation = Operation::patch(service, Some("proxy"), PatchType::Merge, json!({}));
-        assert!(matches!(validate(&spec(vec![proxy])), Err(InvalidPlan::Operation { .. })));
+    fn a_manifest_must_name_its_object() {
+        let mut nameless = step("a", &[]);
+        nameless.operation = Operation::apply(json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": {} }));
+        insta::assert_snapshot!(validate(&spec(vec![nameless])).unwrap_err(), @"step 'a': the manifest to apply lacks apiVersion, kind or metadata.name");
+        let mut generated = step("a", &[]);
+        generated.operation =
+            Operation::apply(json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "generateName": "web-" } }));
+        insta::assert_snapshot!(validate(&spec(vec![generated])).unwrap_err(), @"step 'a': the manifest has generateName, so that nobody could tell which object is meant: give it a name");
+    }
+
+    #[test]
+    fn what_no_plan_does_is_said_by_its_step() {
+        let mut approves = step("a", &[]);
+        approves.operation =
+            Operation::apply(json!({ "apiVersion": "countersign.dev/v1alpha1", "kind": "PlanApproval",
+            "metadata": { "name": "x", "namespace": "shop" }, "spec": { "plan": "p", "decision": "Approve" } }));
+        insta::assert_snapshot!(validate(&spec(vec![approves])).unwrap_err(), @"step 'a': a plan does not write requests, plans or approvals, and this is PlanApproval shop/x: do it yourself");
     }
 }

@@ -20,8 +20,33 @@ pub struct AuditEvent<'a> {
     pub plan: Option<&'a str>,
     /// The plan's digest.
     pub digest: Option<&'a str>,
+    /// Name of the PlanApproval, where the line is about one.
+    pub approval: Option<&'a str>,
+    /// Who proposed the plan: `builtin`, the name of a ModelProvider, or `by hand`.
+    pub planner: Option<&'a str>,
+    /// The model that answered, as its provider named it.
+    pub model: Option<&'a str>,
     /// What came of it, in a few words: `Counted`, `Ignored: not an approver`, `Deployment staging/checkout`.
     pub decision: &'a str,
+}
+
+impl<'a> AuditEvent<'a> {
+    /// A line that says who did what, and in which namespace, to be completed.
+    #[must_use]
+    pub const fn new(action: AuditAction, actor: &'a str, namespace: &'a str) -> Self {
+        Self {
+            action,
+            actor,
+            namespace,
+            command: None,
+            plan: None,
+            digest: None,
+            approval: None,
+            planner: None,
+            model: None,
+            decision: "",
+        }
+    }
 }
 
 /// What the audit trail records.
@@ -35,10 +60,16 @@ pub enum AuditAction {
     Approved,
     /// Somebody denied.
     Denied,
+    /// Somebody approved or denied, and it does not count.
+    Ignored,
     /// A word was taken back.
     Revoked,
+    /// A plan began, or began to be put back.
+    Begun,
     /// A step changed the cluster.
     Executed,
+    /// A step did not get there, or could not be put back.
+    Failed,
     /// A step was put back.
     RolledBack,
     /// The plan ended.
@@ -54,8 +85,11 @@ impl fmt::Display for AuditAction {
             Self::Proposed => "proposed",
             Self::Approved => "approved",
             Self::Denied => "denied",
+            Self::Ignored => "ignored",
             Self::Revoked => "revoked",
+            Self::Begun => "begun",
             Self::Executed => "executed",
+            Self::Failed => "failed",
             Self::RolledBack => "rolled-back",
             Self::Finished => "finished",
             Self::Refused => "refused",
@@ -73,6 +107,9 @@ pub fn record(event: AuditEvent<'_>) {
         command = event.command,
         plan = event.plan,
         digest = event.digest,
+        approval = event.approval,
+        planner = event.planner,
+        model = event.model,
         decision = event.decision,
         "{} {}", event.actor, event.action
     );
@@ -87,13 +124,11 @@ mod tests {
     fn a_line_says_who_did_what_about_which_plan() {
         let lines = captured(|| {
             record(AuditEvent {
-                action: AuditAction::Approved,
-                actor: "bob",
-                namespace: "staging",
-                command: None,
                 plan: Some("scale-checkout-1"),
                 digest: Some("sha256:00"),
+                approval: Some("scale-checkout-1-bob"),
                 decision: "Counted",
+                ..AuditEvent::new(AuditAction::Approved, "bob", "staging")
             });
         });
         let line: serde_json::Value = serde_json::from_str(&lines).unwrap();
@@ -102,6 +137,7 @@ mod tests {
         assert_eq!(line["plan"], "scale-checkout-1");
         assert_eq!(line["digest"], "sha256:00");
         assert_eq!(line["decision"], "Counted");
-        assert_eq!(line.get("command"), None);
+        assert_eq!(line["approval"], "scale-checkout-1-bob");
+        assert_eq!((line.get("command"), line.get("model")), (None, None));
     }
 }

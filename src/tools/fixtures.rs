@@ -37,6 +37,7 @@ pub(super) fn catalog() -> Catalog {
             kind("batch", "CronJob", "cronjobs"),
             kind("example.dev", "Gadget", "gadgets"),
         ],
+        ..Catalog::default()
     }
 }
 

@@ -42,7 +42,11 @@ impl Action {
         match (self, phase) {
             (
                 Self::Rollback,
-                PlanPhase::Executing | PlanPhase::Observing | PlanPhase::Succeeded | PlanPhase::RollbackFailed,
+                PlanPhase::Executing
+                | PlanPhase::Observing
+                | PlanPhase::Succeeded
+                | PlanPhase::Cancelled
+                | PlanPhase::RollbackFailed,
             )
             | (
                 Self::Cancel,
@@ -88,7 +92,8 @@ pub async fn decide(
     if !assent.yes {
         require_terminal(name, " --digest and the digest that it shows", output.output)?;
         let command = session.command(&plan).await;
-        let mut screen = render_plan(&plan, command.as_ref(), &spec.digest, style);
+        let standing = session.standing(&plan).await;
+        let mut screen = render_plan(&plan, command.as_ref(), &spec.digest, standing.as_ref(), style);
         screen.push_str(&equivalent(&same_as, style));
         print(&screen)?;
         let question = match decision {
@@ -165,7 +170,7 @@ pub async fn request(
         require_terminal(name, "", output.output)?;
         let command = session.command(&plan).await;
         let digest = Session::digest(&plan).unwrap_or_else(|_| "unknown".to_owned());
-        print(&render_plan(&plan, command.as_ref(), &digest, style))?;
+        print(&render_plan(&plan, command.as_ref(), &digest, None, style))?;
         ask(match action {
             Action::Rollback => "Put back what this plan did?",
             Action::Cancel => "Stop this plan?",
@@ -288,7 +293,7 @@ mod tests {
                 .map(|p| p.to_string())
                 .collect::<Vec<_>>()
         };
-        assert_eq!(allowed(Action::Rollback), ["Executing", "Observing", "Succeeded", "RollbackFailed"]);
+        assert_eq!(allowed(Action::Rollback), ["Executing", "Observing", "Succeeded", "RollbackFailed", "Cancelled"]);
         assert_eq!(allowed(Action::Cancel), ["AwaitingApproval", "Approved", "Executing", "Observing"]);
     }
 }

@@ -12,15 +12,17 @@ use std::time::Duration;
     name = "kubectl-approve_plan",
     bin_name = "kubectl approve-plan",
     version,
-    arg_required_else_help = true,
-    override_usage = "kubectl approve-plan NAME [flags]\n       kubectl approve-plan COMMAND [NAME] [flags]",
+    override_usage = "kubectl approve-plan [-A]                      what waits for you\n       kubectl approve-plan NAME [flags]              show a plan, ask, approve it\n       kubectl approve-plan COMMAND [NAME] [flags]",
     after_help = "A plan that is named like a command is approved by `kubectl approve-plan approve NAME`.\n\n\
         Completion within kubectl: save what `kubectl approve-plan completion kubectl` prints as an executable file\n\
         named kubectl_complete-approve_plan on PATH, and kubectl's own completion offers plans by name."
 )]
 pub struct Arguments {
-    /// The plan to approve.
+    /// The plan to approve; without one, the plans that wait for you are listed.
     pub name: Option<String>,
+    /// Without a plan: those that wait for you in all namespaces.
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
     #[command(flatten)]
     pub assent: Assent,
     #[command(flatten)]
@@ -41,14 +43,18 @@ pub enum Command {
         #[command(flatten)]
         assent: Assent,
     },
-    /// List the plans that wait for approval.
+    /// List the plans that wait for approval, and what you can do about each.
     List {
         /// Plans of all namespaces.
         #[arg(short = 'A', long)]
         all_namespaces: bool,
         /// Plans in every phase, finished ones too.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "mine")]
         all: bool,
+        /// Only what waits for you: what you may approve, did not ask for and have not decided on (what happens without
+        /// any command, too).
+        #[arg(long)]
+        mine: bool,
     },
     /// Show a plan.
     Show {
@@ -241,23 +247,28 @@ impl Arguments {
             return Ok((Command::Complete(words), Connection::default(), Print::default()));
         }
         let arguments = Self::try_parse_from(words)?;
-        let Self { name, assent, connection, print, command } = arguments;
+        let Self { name, all_namespaces, assent, connection, print, command } = arguments;
         let fail = |kind, message: String| Err(Self::command().error(kind, message));
         let loose = assent.yes || assent.digest.is_some() || assent.reason.is_some();
         match (name, command) {
-            (None, Some(_)) if loose => {
+            (None, Some(_)) if loose || all_namespaces => {
                 fail(ErrorKind::ArgumentConflict, "flags of a command come after it".to_owned())
             }
+            (Some(plan), None) if all_namespaces => fail(
+                ErrorKind::ArgumentConflict,
+                format!("--all-namespaces lists plans, and '{plan}' is one plan: say where it is with --namespace"),
+            ),
             (None, Some(command)) => Ok((command, connection, print)),
             (Some(plan), None) => Ok((Command::Approve { plan: Named { plan }, assent }, connection, print)),
             (Some(name), Some(_)) => fail(
                 ErrorKind::ArgumentConflict,
                 format!("'{name}' stands before a command; a plan's name comes after the command"),
             ),
-            (None, None) => fail(
+            (None, None) if loose => fail(
                 ErrorKind::MissingRequiredArgument,
-                "which plan? `kubectl approve-plan list` names those that wait".to_owned(),
+                "which plan? `kubectl approve-plan` names those that wait for you".to_owned(),
             ),
+            (None, None) => Ok((Command::List { all_namespaces, all: false, mine: true }, connection, print)),
         }
     }
 }
@@ -307,6 +318,17 @@ mod tests {
     }
 
     #[test]
+    fn nothing_at_all_asks_for_what_waits_for_oneself() {
+        for (line, everywhere) in [("", false), ("-n staging", false), ("-A", true), ("list --mine -A", true)] {
+            let (command, ..) = read(line).unwrap();
+            assert!(
+                matches!(command, Command::List { all_namespaces, all: false, mine: true } if all_namespaces == everywhere),
+                "{line}: {command:?}"
+            );
+        }
+    }
+
+    #[test]
     fn a_plan_may_be_named_with_its_kind() {
         let name = |plan: &str| Named { plan: plan.to_owned() }.name().to_owned();
         assert_eq!([name("plan/a"), name("ExecutionPlan/a"), name("a"), name("pod/a")], ["a", "a", "a", "pod/a"]);
@@ -337,10 +359,12 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         for (line, says) in [
-            ("", "Usage"),
+            ("--yes", "which plan?"),
+            ("scale-1 -A", "say where it is with --namespace"),
+            ("-A show scale-1", "come after it"),
+            ("list --mine --all", "--all"),
             ("scale-1 list", "stands before a command"),
             ("--yes list", "come after it"),
-            ("-n staging", "which plan?"),
             ("deny scale-1", "--reason"),
             ("wait scale-1 --for Dancing", "one of done, Planned, AwaitingApproval"),
             ("wait scale-1 --timeout soon", "expected a duration"),

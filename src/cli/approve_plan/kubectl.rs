@@ -9,6 +9,8 @@ use serde_json::Value;
 pub struct Kubectl {
     base: String,
     flags: String,
+    /// Without the namespace.
+    cluster: String,
 }
 
 impl Kubectl {
@@ -29,14 +31,21 @@ impl Kubectl {
         for group in &connection.as_groups {
             flag("--as-group", group);
         }
-        flag("-n", namespace);
-        Self { base: format!("kubectl{flags}"), flags }
+        let cluster = flags.clone();
+        flags.push_str(&format!(" -n {}", quoted(namespace)));
+        Self { base: format!("kubectl{flags}"), flags, cluster }
     }
 
     /// The plugin itself with `words`: kubectl takes no flags before a plugin's name.
     #[must_use]
     pub fn plugin(&self, words: &str) -> String {
         format!("kubectl approve-plan {words}{}", self.flags)
+    }
+
+    /// The plugin itself with `words`, in another namespace.
+    #[must_use]
+    pub fn plugin_in(&self, words: &str, namespace: &str) -> String {
+        format!("kubectl approve-plan {words}{} -n {}", self.cluster, quoted(namespace))
     }
 
     /// Reads one plan.

@@ -3,10 +3,11 @@
 use super::act::equivalent;
 use super::arguments::{Goal, Print};
 use super::error::ApprovePlanError;
-use super::screens::{entries, render_history, render_list, render_plan};
+use super::screens::{Columns, entries, render_history, render_list, render_plan};
 use super::session::Session;
+use super::standing::Standing;
 use crate::api::{ExecutionPlan, PlanPhase};
-use crate::cli::output::{print, structured};
+use crate::cli::output::{OutputFormat, print, structured};
 use crate::cli::page::{Page, Style, Tone, plain, span};
 use futures::StreamExt;
 use kube::runtime::WatchStreamExt;
@@ -15,6 +16,17 @@ use serde_json::json;
 use std::pin::pin;
 use std::time::Duration;
 
+/// Which plans are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those that wait for whoever asks.
+    Mine,
+    /// Those that wait for anybody.
+    Waiting,
+    /// All, finished ones too.
+    All,
+}
+
 /// Prints plans as a table, or as a list object.
 ///
 /// # Errors
@@ -22,24 +34,53 @@ use std::time::Duration;
 pub async fn list(
     session: &Session,
     all_namespaces: bool,
-    all: bool,
+    scope: Scope,
     output: &Print,
     style: Style,
 ) -> Result<(), ApprovePlanError> {
-    let mut plans = session.list(all_namespaces, all).await?;
+    let mut plans = session.list(all_namespaces, scope == Scope::All).await?;
     plans.sort_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp));
+    let waiting = plans.len();
+    let for_people = output.output == OutputFormat::Table;
+    let mut standings = match scope {
+        Scope::Mine => session.standings(&plans).await,
+        Scope::Waiting if for_people => session.standings(&plans).await,
+        Scope::Waiting | Scope::All => Vec::new(),
+    };
+    if scope == Scope::Mine {
+        let mut mine = standings.iter().map(|standing| *standing == Standing::MayApprove);
+        plans.retain(|_| mine.next() == Some(true));
+        standings.clear();
+    }
     let as_list = json!({ "apiVersion": "v1", "kind": "List", "metadata": {}, "items": plans });
     if let Some(text) = structured(&as_list, output.output)? {
         return Ok(print(&text)?);
     }
-    let mut text = if plans.is_empty() {
-        let place =
-            if all_namespaces { "any namespace".to_owned() } else { format!("namespace {}", session.namespace) };
-        let waiting = if all { "" } else { " that waits for approval" };
-        format!("No plan{waiting} in {place}.\n")
-    } else {
-        render_list(&plans, all_namespaces, k8s_openapi::jiff::Timestamp::now(), style)
+    let place = if all_namespaces { "any namespace".to_owned() } else { format!("namespace {}", session.namespace) };
+    let mut text = match (plans.is_empty(), scope) {
+        (true, Scope::Mine) => format!("No plan in {place} waits for you.\n"),
+        (true, Scope::Waiting) => format!("No plan that waits for approval in {place}.\n"),
+        (true, Scope::All) => format!("No plan in {place}.\n"),
+        (false, _) => {
+            let now = k8s_openapi::jiff::Timestamp::now();
+            let columns = Columns { namespace: all_namespaces, phase: scope == Scope::All };
+            render_list(&plans, &standings, columns, now, style)
+        }
     };
+    let others = waiting - plans.len();
+    if others > 0 {
+        let everywhere = if all_namespaces { " -A" } else { "" };
+        let list = session.kubectl.plugin(&format!("list{everywhere}"));
+        let (count, verb) = if others == 1 { ("One", "waits") } else { (&*others.to_string(), "wait") };
+        text.push_str(&format!("{count} {}{verb} for others: {list}\n", if plans.is_empty() { "" } else { "more " }));
+    }
+    if let [only] = plans.as_slice()
+        && scope == Scope::Mine
+    {
+        let name = only.metadata.name.as_deref().unwrap_or_default();
+        let place = only.metadata.namespace.as_deref().unwrap_or_default();
+        text.push_str(&format!("Read and approve it: {}\n", session.kubectl.plugin_in(name, place)));
+    }
     text.push_str(&equivalent(&session.kubectl.list(all_namespaces), style));
     Ok(print(&text)?)
 }
@@ -56,7 +97,9 @@ pub async fn show(session: &Session, name: &str, output: &Print, style: Style) -
     let digest = Session::digest(&plan);
     let command = session.command(&plan).await;
     let shown = digest.as_ref().map_or("none that holds", String::as_str);
-    let screen = render_plan(&plan, command.as_ref(), shown, style) + &equivalent(&session.kubectl.get(name), style);
+    let standing = session.standing(&plan).await;
+    let screen = render_plan(&plan, command.as_ref(), shown, standing.as_ref(), style);
+    let screen = screen + &equivalent(&session.kubectl.get(name), style);
     print(&screen)?;
     digest.map(|_| ())
 }

@@ -8,6 +8,7 @@ mod kubectl;
 mod look;
 mod screens;
 mod session;
+mod standing;
 
 pub use error::ApprovePlanError;
 
@@ -72,7 +73,14 @@ async fn execute(
         Command::Cancel { plan, yes } => {
             act::request(&session, plan.name(), act::Action::Cancel, yes, output, style).await
         }
-        Command::List { all_namespaces, all } => look::list(&session, all_namespaces, all, output, style).await,
+        Command::List { all_namespaces, all, mine } => {
+            let scope = match (all, mine) {
+                (true, _) => look::Scope::All,
+                (false, true) => look::Scope::Mine,
+                (false, false) => look::Scope::Waiting,
+            };
+            look::list(&session, all_namespaces, scope, output, style).await
+        }
         Command::Show { plan } => look::show(&session, plan.name(), output, style).await,
         Command::History { plan } => look::history(&session, plan.name(), output, style).await,
         Command::Wait { plan, goal, timeout } => look::wait(&session, plan.name(), goal, timeout, output, style).await,

@@ -1,13 +1,20 @@
 use super::arguments::Connection;
 use super::error::ApprovePlanError;
 use super::kubectl::Kubectl;
-use crate::api::{AgentCommand, COMMAND_LABEL, ExecutionPlan, FINISHED_LABEL, PlanApproval, PlanPhase};
+use super::standing::Standing;
+use crate::api::{AgentCommand, COMMAND_LABEL, ExecutionPlan, FINISHED_LABEL, GROUP, PlanApproval, PlanPhase};
 use crate::plan::digest::digest;
+use futures::{StreamExt, stream};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many questions about rights are under way at once.
+const PARALLEL: usize = 8;
 
 /// A cluster, a namespace, and who one is there.
 pub struct Session {
@@ -97,6 +104,65 @@ impl Session {
             .ok()?;
         let user = review.status?.user_info?;
         Some(crate::api::Requester { username: user.username?, groups: user.groups.unwrap_or_default() })
+    }
+
+    /// What each of these plans has to do with whoever asks, in their order.
+    pub async fn standings(&self, plans: &[ExecutionPlan]) -> Vec<Standing> {
+        if plans.is_empty() {
+            return Vec::new();
+        }
+        let me = self.whoami().await;
+        let place = |plan: &ExecutionPlan| plan.metadata.namespace.clone().unwrap_or_default();
+        // Most roles speak of all plans of a namespace; only where they do not, each plan is asked about.
+        let namespaces: BTreeSet<String> = plans.iter().map(place).collect();
+        let wide: BTreeMap<String, bool> = stream::iter(namespaces)
+            .map(async |namespace| {
+                let allowed = self.may_approve(&namespace, None).await;
+                (namespace, allowed)
+            })
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await;
+        let (me, wide) = (me.as_ref(), &wide);
+        stream::iter(plans)
+            .map(async |plan| {
+                let namespace = place(plan);
+                let allowed = wide.get(&namespace) == Some(&true)
+                    || self.may_approve(&namespace, plan.metadata.name.clone()).await;
+                Standing::of(plan, me, allowed)
+            })
+            .buffered(PARALLEL)
+            .collect()
+            .await
+    }
+
+    /// What one plan has to do with whoever asks, as long as it waits for approval.
+    pub async fn standing(&self, plan: &ExecutionPlan) -> Option<Standing> {
+        if !waits(plan) {
+            return None;
+        }
+        self.standings(std::slice::from_ref(plan)).await.pop()
+    }
+
+    /// Whether one holds the verb `approve` on a plan, or on all of a namespace.
+    async fn may_approve(&self, namespace: &str, plan: Option<String>) -> bool {
+        let review = SelfSubjectAccessReview {
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(ResourceAttributes {
+                    verb: Some("approve".to_owned()),
+                    group: Some(GROUP.to_owned()),
+                    resource: Some("executionplans".to_owned()),
+                    namespace: Some(namespace.to_owned()),
+                    name: plan,
+                    ..ResourceAttributes::default()
+                }),
+                ..SelfSubjectAccessReviewSpec::default()
+            },
+            ..SelfSubjectAccessReview::default()
+        };
+        let reviews = Api::<SelfSubjectAccessReview>::all(self.client.clone());
+        let answer = reviews.create(&PostParams::default(), &review).await;
+        answer.ok().and_then(|review| review.status).is_some_and(|status| status.allowed)
     }
 
     /// The plan's digest, computed from the very spec that is shown.

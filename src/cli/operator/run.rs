@@ -1,9 +1,11 @@
 use super::OperatorError;
 use crate::cli::output::story;
+use crate::cluster::Prometheus;
 use crate::controller;
 use crate::telemetry::logging::{self, LogFormat};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +25,16 @@ pub struct RunOptions {
     #[arg(long, env = "COUNTERSIGN_WORKERS", value_name = "NUMBER", default_value_t = 16,
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: u16,
+    /// API groups of aggregated API servers that are known to carry out no dry run; * for all of them. Nothing of other
+    /// aggregated groups is changed.
+    #[arg(long, env = "COUNTERSIGN_TRUSTED_API_GROUPS", value_name = "GROUPS", value_delimiter = ',')]
+    pub trusted_api_groups: Vec<String>,
+    /// The Prometheus that steps verified by PromQL ask, for example http://prometheus.monitoring:9090.
+    #[arg(long, env = "COUNTERSIGN_PROMETHEUS_URL", value_name = "URL")]
+    pub prometheus_url: Option<String>,
+    /// A file with a bearer token for Prometheus.
+    #[arg(long, env = "COUNTERSIGN_PROMETHEUS_TOKEN_FILE", value_name = "FILE", requires = "prometheus_url")]
+    pub prometheus_token_file: Option<PathBuf>,
     /// How log lines are written; text on a terminal, json elsewhere, when absent.
     #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
@@ -42,11 +54,16 @@ pub(super) async fn run(options: RunOptions) -> Result<(), OperatorError> {
         tracing::info!("stopping");
         ordered.cancel();
     });
+    let prometheus = options.prometheus_url.filter(|url| !url.is_empty());
+    let prometheus = prometheus.map(|url| Prometheus::new(&url, options.prometheus_token_file.as_deref())).transpose();
     let wanted = controller::RunOptions {
+        prometheus: prometheus.map_err(|error| OperatorError::Run(story(&error)))?,
         listen: options.listen,
         namespace: options.namespace,
         instance: options.identity,
         workers: options.workers,
+        // An empty variable is one empty word.
+        trusted_api_groups: options.trusted_api_groups.into_iter().filter(|group| !group.is_empty()).collect(),
     };
     controller::run(wanted, stop).await.map_err(|error| OperatorError::Run(story(&error)))
 }

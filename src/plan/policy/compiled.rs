@@ -173,10 +173,16 @@ impl CompiledPolicy {
         &self.spec
     }
 
-    /// Whether any namespace that the plan touches is selected.
+    /// Whether any namespace that the plan touches is selected, or was.
     #[must_use]
     pub fn matches(&self, facts: &PlanFacts<'_>) -> bool {
-        self.selector.as_ref().is_none_or(|selector| facts.matches(selector))
+        facts.is_held_by(&self.name) || self.selector.as_ref().is_none_or(|selector| facts.matches(selector))
+    }
+
+    /// Whether it is known which namespaces the policy is about. While it is not, it holds back every plan, and none of
+    /// them is to remember that.
+    pub(super) fn selects(&self) -> bool {
+        !self.faults.iter().any(|fault| matches!(fault, PolicyFault::Selector(_) | PolicyFault::Unreadable(_)))
     }
 
     pub(super) fn objections(&self, facts: &PlanFacts<'_>, now: Option<Timestamp>) -> Vec<Objection> {

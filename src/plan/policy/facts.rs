@@ -25,6 +25,8 @@ pub struct PlanFacts<'p> {
     namespaces: Vec<Namespace>,
     /// Every policy is taken to match.
     selected: bool,
+    /// Policies that matched the plan before.
+    held_by: Vec<String>,
 }
 
 /// One step as rules see it.
@@ -56,7 +58,8 @@ impl<'p> PlanFacts<'p> {
         known: &[Namespace],
         spent: &'p [Spending],
     ) -> Self {
-        let mut facts = Self { spec, risk, namespace, spent, namespaces: Vec::new(), selected: false };
+        let mut facts =
+            Self { spec, risk, namespace, spent, namespaces: Vec::new(), selected: false, held_by: Vec::new() };
         let mut names = vec![namespace.to_owned()];
         for touch in facts.touches() {
             names.extend(touch.namespaces.into_iter().filter(|name| !name.is_empty()));
@@ -88,6 +91,18 @@ impl<'p> PlanFacts<'p> {
             facts.namespaces.push(Namespace { name: name.to_owned(), labels: after });
         }
         facts
+    }
+
+    /// The same facts, taken to match the policies of those names, too: whoever relabels a namespace does not get a plan
+    /// out of a policy that held for it before.
+    #[must_use]
+    pub fn held_by(self, policies: &[String]) -> Self {
+        Self { held_by: policies.to_vec(), ..self }
+    }
+
+    /// Whether the policy of that name matched before.
+    pub(super) fn is_held_by(&self, policy: &str) -> bool {
+        self.held_by.iter().any(|name| name == policy)
     }
 
     /// The same facts, taken to match every policy.

@@ -13,12 +13,14 @@ mod expression;
 mod facts;
 mod quota;
 mod rules;
+mod sticky;
 mod terms;
 
 pub use budget::{Amount, Spending};
 pub use compiled::{CompiledPolicy, PolicyFault};
 pub use examples::ExampleOutcome;
 pub use facts::PlanFacts;
+pub use sticky::{still_demanded, stricter};
 
 use crate::api::{PolicyDemand, RiskLevel};
 use crate::tools::glob;
@@ -51,10 +53,14 @@ pub struct Verdict {
     pub separation_of_duties: bool,
     /// How long an approval is good for; for ever when absent.
     pub approval_lifetime: Option<Duration>,
+    /// How long a plan may wait for its approvals.
+    pub approval_deadline: Duration,
     /// How long the changed workloads must be watched.
     pub observe: Option<Duration>,
     /// Which policy asks for what, by name.
     pub demanded_by: Vec<PolicyDemand>,
+    /// The policies that match.
+    pub matching: Vec<String>,
 }
 
 /// Whether a plan may run, approvals aside.

@@ -2,8 +2,13 @@ use super::{CompiledPolicy, PlanFacts, Ruling, Verdict, approvals_required};
 use crate::api::{Automation, PolicyDemand, RiskLevel};
 use std::time::Duration;
 
+/// How long a plan waits for its approvals where no policy says so. What was shown a month ago is not what one would
+/// approve today.
+const DEADLINE: Duration = Duration::from_secs(720 * 3600);
 /// Name under which the rules stand that hold where no policy says anything.
 const BUILT_IN: &str = "built-in";
+/// What is asked for that is no term of approval: who lifts it has lifted it.
+pub(super) const PASSING: [&str; 2] = ["that nothing is changed", "beginning within its change windows"];
 
 /// The strictest value of each field of all policies that match, and who asked for it.
 pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], facts: &PlanFacts<'_>) -> Verdict {
@@ -18,13 +23,18 @@ pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], facts: &Plan
     };
     let approvals = by_risk.max(u32::from(automation <= Automation::Manual));
     let separation = specs().filter_map(|spec| spec.separation_of_duties).max().unwrap_or(true);
+    let deadline = specs().filter_map(|spec| spec.approval_deadline).map(Duration::from).min();
     let lifetime = specs().filter_map(|spec| spec.approval_lifetime).map(Duration::from).min();
     let watches = specs().filter_map(|spec| spec.observe.as_ref()).map(|observe| Duration::from(observe.duration));
     let observe = watches.max().filter(|_| facts.mutates());
     let groups = specs().map(|spec| spec.approver_groups.clone()).filter(|groups| !groups.is_empty()).collect();
     let mut demanded_by: Vec<PolicyDemand> = policies
         .iter()
-        .map(|policy| PolicyDemand { name: policy.name().to_owned(), asks: asks(policy, risk) })
+        .map(|policy| PolicyDemand {
+            name: policy.name().to_owned(),
+            asks: asks(policy, risk),
+            ..PolicyDemand::default()
+        })
         .filter(|demand| !demand.asks.is_empty())
         .collect();
     let mut defaults = Vec::new();
@@ -36,7 +46,7 @@ pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], facts: &Plan
         defaults.push("approval by somebody else than the requester".to_owned());
     }
     if !defaults.is_empty() {
-        demanded_by.push(PolicyDemand { name: BUILT_IN.to_owned(), asks: defaults });
+        demanded_by.push(PolicyDemand { name: BUILT_IN.to_owned(), asks: defaults, ..PolicyDemand::default() });
     }
     Verdict {
         ruling,
@@ -44,8 +54,10 @@ pub(super) fn verdict(ruling: Ruling, policies: &[&CompiledPolicy], facts: &Plan
         approver_groups: groups,
         separation_of_duties: separation,
         approval_lifetime: lifetime,
+        approval_deadline: deadline.unwrap_or(DEADLINE),
         observe,
         demanded_by,
+        matching: policies.iter().filter(|policy| policy.selects()).map(|policy| policy.name().to_owned()).collect(),
     }
 }
 
@@ -58,7 +70,7 @@ fn asks(policy: &CompiledPolicy, risk: RiskLevel) -> Vec<String> {
     let spec = policy.spec();
     let mut asks = Vec::new();
     match spec.automation {
-        Some(Automation::ReadOnly) => asks.push("that nothing is changed".to_owned()),
+        Some(Automation::ReadOnly) => asks.push(PASSING[0].to_owned()),
         Some(Automation::Manual) => asks.push("at least one approval".to_owned()),
         Some(Automation::SemiAuto | Automation::Full) | None => {}
     }
@@ -73,10 +85,11 @@ fn asks(policy: &CompiledPolicy, risk: RiskLevel) -> Vec<String> {
     asks.extend(
         spec.approval_lifetime.map(|lifetime| format!("approvals not older than {}", written(lifetime.into()))),
     );
+    asks.extend(spec.approval_deadline.map(|deadline| format!("its approvals within {}", written(deadline.into()))));
     let observe = spec.observe.as_ref().map(|observe| written(observe.duration.into()));
     asks.extend(observe.map(|duration| format!("watching the workloads for {duration}")));
     if !spec.windows.is_empty() {
-        asks.push("beginning within its change windows".to_owned());
+        asks.push(PASSING[1].to_owned());
     }
     asks
 }

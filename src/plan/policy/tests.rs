@@ -58,6 +58,7 @@ fn without_a_policy_the_built_in_numbers_hold() {
         assert_eq!((verdict.approvals_required, &verdict.ruling), (need, &Ruling::Allow));
         assert!(verdict.separation_of_duties);
         assert_eq!((verdict.approval_lifetime, verdict.observe), (None, None));
+        assert_eq!(verdict.approval_deadline, Duration::from_secs(30 * 24 * 3600));
     }
 }
 
@@ -65,23 +66,24 @@ fn without_a_policy_the_built_in_numbers_hold() {
 fn the_strictest_of_all_holds_field_by_field_and_says_who_asked() {
     let strict = policy(
         "strict",
-        "{ approvals: { high: 3 }, approverGroups: [sre, leads], approvalLifetime: 1h, automation: SemiAuto }",
+        "{ approvals: { high: 3 }, approverGroups: [sre, leads], approvalLifetime: 1h, approvalDeadline: 48h, automation: SemiAuto }",
     );
     let loose = policy(
         "loose",
-        "{ approvals: { high: 0 }, approverGroups: [release], separationOfDuties: false, approvalLifetime: 24h, automation: Full, observe: { for: 5m } }",
+        "{ approvals: { high: 0 }, approverGroups: [release], separationOfDuties: false, approvalLifetime: 24h, approvalDeadline: 72h, automation: Full, observe: { for: 5m } }",
     );
     let verdict = judged(&[loose, strict], DELETE, RiskLevel::High);
     assert_eq!(verdict.approvals_required, 3);
     assert_eq!(verdict.approver_groups, [vec!["release".to_owned()], vec!["sre".to_owned(), "leads".to_owned()]]);
     assert_eq!(verdict.approval_lifetime, Some(Duration::from_secs(3600)));
+    assert_eq!(verdict.approval_deadline, Duration::from_secs(48 * 3600));
     assert_eq!(verdict.observe, Some(Duration::from_secs(300)));
     let asks: Vec<String> =
         verdict.demanded_by.iter().map(|demand| format!("{}: {}", demand.name, demand.asks.join(", "))).collect();
-    insta::assert_snapshot!(asks.join("\n"), @r"
-    loose: approvers in group release, approvals not older than 24h, watching the workloads for 5m
-    strict: 3 approvals at high risk, approvers in group sre or leads, approvals not older than 1h
-    ");
+    insta::assert_snapshot!(asks.join("\n"), @r#"
+    loose: approvers in group release, approvals not older than 24h, its approvals within 72h, watching the workloads for 5m
+    strict: 3 approvals at high risk, approvers in group sre or leads, approvals not older than 1h, its approvals within 48h
+    "#);
 }
 
 #[test]
@@ -512,4 +514,28 @@ fn globs() {
     ] {
         assert_eq!(matches_glob(pattern, text), matches, "{pattern} {text}");
     }
+}
+
+#[test]
+fn a_policy_that_matched_once_goes_on_matching_as_long_as_it_exists() {
+    let selects = "{ namespaceSelector: { matchLabels: { tier: gold } }, approvals: { high: 3 } }";
+    let policies = [policy("gold", selects), policy("silver", &selects.replace("gold", "silver"))];
+    let plan = plan(DELETE);
+    let facts = |held_by: &[&str]| {
+        let held_by: Vec<String> = held_by.iter().map(ToString::to_string).collect();
+        PlanFacts::new(&plan, RiskLevel::High, "shop", &[], &[]).held_by(&held_by)
+    };
+    assert_eq!(judge(&policies, &facts(&[]), None).matching, Vec::<String>::new());
+    let verdict = judge(&policies, &facts(&["gold", "gone"]), None);
+    assert_eq!((verdict.matching, verdict.approvals_required), (vec!["gold".to_owned()], 3));
+}
+
+#[test]
+fn a_policy_that_matches_only_because_it_cannot_be_read_is_not_remembered() {
+    let broken = Arc::new(CompiledPolicy::unreadable("broken", "unknown field"));
+    let bent = policy("bent", "{ namespaceSelector: { matchExpressions: [{ key: a, operator: Like }] } }");
+    let late = policy("late", "{ windows: [{ schedule: never, duration: 1h }] }");
+    let verdict = judged(&[broken, bent, late], DELETE, RiskLevel::High);
+    assert!(matches!(verdict.ruling, Ruling::Wait { .. }));
+    assert_eq!(verdict.matching, ["late"]);
 }

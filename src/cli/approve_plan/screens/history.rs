@@ -1,7 +1,8 @@
-use super::plan::{phase_name, phase_tone};
-use super::when;
+use super::plan::{phase_name, phase_tone, risk_of};
+use super::{changes, when};
 use crate::api::{
-    AgentCommand, ApprovalVerdict, Decision, ExecutionPlan, PlanPhase, Proposer, StepState, StepStatus, UndoState,
+    AgentCommand, ApprovalRecord, ApprovalVerdict, Decision, ExecutionPlan, FieldChange, PlanPhase, Proposer, Step,
+    StepState, StepStatus, UndoState,
 };
 use crate::cli::page::{Page, Style, Tone, plain, span};
 use k8s_openapi::api::core::v1::Event;
@@ -18,8 +19,17 @@ pub struct Entry {
     pub who: String,
     /// What happened.
     pub what: String,
+    /// What was changed, field by field; the values of secrets left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<FieldChange>,
     #[serde(skip)]
     tone: Tone,
+}
+
+impl Entry {
+    fn new(at: Option<&Time>, who: impl Into<String>, what: String, tone: Tone) -> Self {
+        Self { at: at.cloned(), who: who.into(), what, changes: Vec::new(), tone }
+    }
 }
 
 /// Everything that is recorded about a plan, oldest first: its command, its approvals, its journal, its events.
@@ -28,61 +38,37 @@ pub fn entries(plan: &ExecutionPlan, command: Option<&AgentCommand>, events: &[E
     let mut entries = Vec::new();
     let requester = plan.spec.requested_by.as_ref().map_or("nobody known", |who| who.username.as_str());
     if let Some(command) = command {
-        entries.push(Entry {
-            at: command.metadata.creation_timestamp.clone(),
-            who: requester.to_owned(),
-            what: format!("asked \"{}\"", command.spec.request),
-            tone: Tone::Strong,
-        });
+        let what = format!("asked \"{}\"", command.spec.request);
+        entries.push(Entry::new(command.metadata.creation_timestamp.as_ref(), requester, what, Tone::Strong));
     }
     let proposer = match &plan.spec.proposed_by {
         None => requester.to_owned(),
-        Some(Proposer { model: Some(model), planner }) => format!("{model} ({planner})"),
-        Some(Proposer { planner, .. }) => format!("{planner} planner"),
+        Some(Proposer { model: Some(model), planner }) => format!("model {model} of provider {planner}"),
+        Some(Proposer { planner, .. }) if planner == "builtin" => "the built-in planner".to_owned(),
+        Some(Proposer { planner, .. }) => format!("provider {planner}"),
     };
-    entries.push(Entry {
-        at: plan.metadata.creation_timestamp.clone(),
-        who: proposer,
-        what: format!(
-            "proposed {} {}, risk {}: {}",
-            plan.spec.steps.len(),
-            if plan.spec.steps.len() == 1 { "step" } else { "steps" },
-            plan.spec.risk.level,
-            plan.spec.summary
-        ),
-        tone: Tone::Plain,
-    });
+    let digest = plan.status.as_ref().and_then(|status| status.digest.as_deref());
+    let as_digest = digest.map_or_else(String::new, |digest| format!(", as {digest}"));
+    let proposed = format!(
+        "proposed {} {}, risk {}: {}{as_digest}",
+        plan.spec.steps.len(),
+        if plan.spec.steps.len() == 1 { "step" } else { "steps" },
+        risk_of(plan).level,
+        plan.spec.summary
+    );
+    entries.push(Entry::new(plan.metadata.creation_timestamp.as_ref(), proposer, proposed, Tone::Plain));
     let Some(status) = &plan.status else { return entries };
-    for one in &status.approvals {
-        let verb = if one.decision == Decision::Deny { "denied" } else { "approved" };
-        let counted = one.verdict == ApprovalVerdict::Counted;
-        let not = if counted { "" } else { ", which does not count" };
-        let why = one.message.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-        entries.push(Entry {
-            at: one.at.clone(),
-            who: one.approver.clone(),
-            what: format!("{verb}{not}{why}"),
-            tone: match one.decision {
-                _ if !counted => Tone::Faint,
-                Decision::Approve => Tone::Added,
-                Decision::Deny => Tone::Removed,
-            },
-        });
-    }
+    entries.extend(status.approvals.iter().map(approval));
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
-    for step in &status.steps {
-        let title = plan.spec.steps.iter().find(|one| one.id == step.id).map_or("", |one| one.title.as_str());
-        journal(&mut entries, account, title, step);
+    for entry in &status.steps {
+        let step = plan.spec.steps.iter().find(|one| one.id == entry.id);
+        journal(&mut entries, account, step, entry);
     }
     entries.extend(events.iter().filter_map(event));
     if let Some(phase) = status.phase.filter(|phase| phase.is_final()) {
         let message = status.message.as_ref().map_or_else(String::new, |message| format!(": {message}"));
-        entries.push(Entry {
-            at: status.finished_at.clone(),
-            who: "countersign".to_owned(),
-            what: format!("{}{message}", phase_name(Some(phase))),
-            tone: phase_tone(Some(phase)),
-        });
+        let what = format!("{}{message}", phase_name(Some(phase)));
+        entries.push(Entry::new(status.finished_at.as_ref(), "countersign", what, phase_tone(Some(phase))));
     }
     // Stable: what happened in the same second, or has no time, keeps the order of the saga.
     let mut last = None;
@@ -124,56 +110,62 @@ pub fn render(plan: &ExecutionPlan, entries: &[Entry], style: Style) -> String {
                 span(entry.tone, &entry.what),
             ],
         );
+        changes::changes(&mut page, 27, &entry.changes);
     }
     page.finish()
 }
 
-fn journal(entries: &mut Vec<Entry>, account: &str, title: &str, step: &StepStatus) {
+fn approval(one: &ApprovalRecord) -> Entry {
+    let verb = if one.decision == Decision::Deny { "denied" } else { "approved" };
+    let counted = one.verdict == ApprovalVerdict::Counted;
+    let not = if counted { "" } else { ", which does not count" };
+    let why = one.message.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    let tone = match one.decision {
+        _ if !counted => Tone::Faint,
+        Decision::Approve => Tone::Added,
+        Decision::Deny => Tone::Removed,
+    };
+    Entry::new(one.at.as_ref(), &one.approver, format!("{verb}{not}{why}"), tone)
+}
+
+fn journal(entries: &mut Vec<Entry>, account: &str, step: Option<&Step>, entry: &StepStatus) {
     let who = format!("service account {account}");
-    let message = step.message.as_ref().map_or_else(String::new, |message| format!(": {message}"));
-    let id = &step.id;
-    if step.applied_at.is_some() {
-        entries.push(Entry {
-            at: step.applied_at.clone(),
-            who: who.clone(),
-            what: format!("changed the cluster, step {id}: {title}"),
-            tone: Tone::Changed,
-        });
+    let message = entry.message.as_ref().map_or_else(String::new, |message| format!(": {message}"));
+    let id = &entry.id;
+    if entry.applied_at.is_some() {
+        let title = step.map_or("", |step| step.title.as_str());
+        let what = format!("changed the cluster, step {id}: {title}");
+        let changes = step.map_or_else(Vec::new, |step| step.diff.clone());
+        entries.push(Entry { changes, ..Entry::new(entry.applied_at.as_ref(), &who, what, Tone::Changed) });
     }
-    let ended = match step.state {
+    let ended = match entry.state {
         StepState::Completed => Some(("verified", Tone::Added)),
         StepState::Skipped => Some(("left out", Tone::Faint)),
         StepState::Failed => Some(("gave up on", Tone::Removed)),
         StepState::RolledBack | StepState::Pending | StepState::Running | StepState::Applied => None,
     };
     if let Some((word, tone)) = ended {
-        entries.push(Entry {
-            at: step.finished_at.clone(),
-            who: "countersign".to_owned(),
-            what: format!("{word} step {id}{message}"),
-            tone,
-        });
+        let what = format!("{word} step {id}{message}");
+        entries.push(Entry::new(entry.finished_at.as_ref(), "countersign", what, tone));
     }
-    if let Some(undo) = &step.undo {
+    if let Some(undo) = &entry.undo {
         let (word, tone) = match undo.state {
             UndoState::Running => ("is putting back", Tone::Changed),
             UndoState::Done => ("put back", Tone::Added),
             UndoState::Failed => ("could not put back", Tone::Alarm),
         };
         let message = undo.message.as_ref().map_or_else(String::new, |message| format!(": {message}"));
-        entries.push(Entry { at: undo.finished_at.clone(), who, what: format!("{word} step {id}{message}"), tone });
+        entries.push(Entry::new(undo.finished_at.as_ref(), who, format!("{word} step {id}{message}"), tone));
     }
 }
 
 fn event(event: &Event) -> Option<Entry> {
     let message = event.message.as_deref()?;
     let at = event.event_time.as_ref().map(|MicroTime(at)| Time(*at));
-    Some(Entry {
-        at: event.last_timestamp.clone().or(at).or_else(|| event.metadata.creation_timestamp.clone()),
-        who: "event".to_owned(),
-        what: format!("{}: {message}", event.reason.as_deref().unwrap_or("?")),
-        tone: if event.type_.as_deref() == Some("Warning") { Tone::Removed } else { Tone::Faint },
-    })
+    let at = event.last_timestamp.clone().or(at).or_else(|| event.metadata.creation_timestamp.clone());
+    let what = format!("{}: {message}", event.reason.as_deref().unwrap_or("?"));
+    let tone = if event.type_.as_deref() == Some("Warning") { Tone::Removed } else { Tone::Faint };
+    Some(Entry::new(at.as_ref(), "event", what, tone))
 }
 
 #[cfg(test)]
@@ -196,12 +188,16 @@ mod tests {
         History of plan release-checkout-1: RolledBack
 
         2026-03-01 09:59:57 UTC  alice asked "scale checkout to 5 in staging"
-        2026-03-01 10:00:00 UTC  builtin planner proposed 2 steps, risk medium: Release checkout 2.0
+        2026-03-01 10:00:00 UTC  the built-in planner proposed 2 steps, risk medium: Release checkout 2.0
         2026-03-01 10:01:00 UTC  bob approved
         2026-03-01 10:01:05 UTC  service account default changed the cluster, step s1: Set flag in ConfigMap
                                  staging/flags
+                                   + data.new: "yes"
         2026-03-01 10:01:08 UTC  service account default changed the cluster, step s2: Set image of
                                  Deployment staging/checkout to checkout:broken
+                                   ~ spec.template.spec.containers[name=checkout].image:
+                                       "registry.example.com/shop/checkout:1.9" →
+                                       "registry.example.com/shop/checkout:broken"
         2026-03-01 10:02:30 UTC  countersign gave up on step s2: ImagePullBackOff: Back-off pulling image
                                  "registry.example.com/shop/checkout:broken"
         2026-03-01 10:02:30 UTC  event StepFailed: step s2 failed

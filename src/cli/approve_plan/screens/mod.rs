@@ -8,7 +8,7 @@ mod plan;
 mod samples;
 
 pub use history::{entries, render as render_history};
-pub use list::render as render_list;
+pub use list::{Columns, render as render_list};
 pub use plan::render as render_plan;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -1,22 +1,35 @@
 use super::{changes, duration, when};
 use crate::api::{
-    AgentCommand, ApprovalVerdict, Decision, Estimate, ExecutionPlan, ExecutionPlanSpec, Operation, OperationKind,
-    PlanPhase, RiskLevel, RollbackStrategy, Step, StepState, StepStatus, UndoState, VerifyKind, WaitUntil,
+    AgentCommand, ApprovalVerdict, Decision, Estimate, ExecutionPlan, ExecutionPlanSpec, IrreversibleStep, Operation,
+    OperationKind, PlanPhase, Risk, RiskLevel, RollbackStrategy, Step, StepState, StepStatus, UndoState, VerifyKind,
+    WaitUntil,
 };
+use crate::cli::approve_plan::standing::Standing;
 use crate::cli::page::{Page, Span, Style, Tone, plain, span};
 use std::collections::BTreeSet;
 
 /// Column where the text of the head's rows starts.
 const AT: usize = 13;
 
-/// One plan, with everything that somebody should know before saying yes.
+/// One plan, with everything that somebody should know before saying yes. `standing` is that of whoever looks, if the plan
+/// waits for approval.
 #[must_use]
-pub fn render(plan: &ExecutionPlan, command: Option<&AgentCommand>, digest: &str, style: Style) -> String {
+pub fn render(
+    plan: &ExecutionPlan,
+    command: Option<&AgentCommand>,
+    digest: &str,
+    standing: Option<&Standing>,
+    style: Style,
+) -> String {
     let mut page = Page::new(style);
     head(&mut page, plan, command);
     steps(&mut page, plan);
-    irreversible(&mut page, &plan.spec);
-    approvals(&mut page, plan, digest);
+    irreversible(&mut page, plan);
+    approvals(&mut page, plan);
+    if let Some(sentence) = standing.and_then(Standing::sentence) {
+        page.field("You", AT, &[span(standing.map_or(Tone::Plain, Standing::tone), sentence)]);
+    }
+    page.verbatim(0, &format!("{:<AT$}{digest}", "Digest"));
     page.finish()
 }
 
@@ -35,6 +48,13 @@ pub fn approvals_counted(plan: &ExecutionPlan) -> u32 {
         .map(|one| one.approver.as_str())
         .collect();
     u32::try_from(people.len()).unwrap_or(u32::MAX)
+}
+
+/// The risk that counts: the higher of what the plan says of itself and what the operator found.
+#[must_use]
+pub(super) fn risk_of(plan: &ExecutionPlan) -> &Risk {
+    let found = plan.status.as_ref().and_then(|status| status.risk.as_ref());
+    found.filter(|found| found.level >= plan.spec.risk.level).unwrap_or(&plan.spec.risk)
 }
 
 /// The tone of a phase.
@@ -97,7 +117,7 @@ fn head(page: &mut Page, plan: &ExecutionPlan, command: Option<&AgentCommand>) {
     page.field("Proposed by", AT, &[plain(proposed_by(spec))]);
     let account = spec.service_account_name.as_deref().unwrap_or("default");
     page.field("Runs as", AT, &[plain(format!("service account {namespace}/{account}"))]);
-    risk(page, "Risk", AT, spec.risk.level, &spec.risk.reasons);
+    risk(page, plan);
     if let Some(estimate) = spec.estimate.as_ref().and_then(estimate) {
         page.field("Estimate", AT, &[plain(estimate)]);
     }
@@ -154,10 +174,23 @@ fn estimate(estimate: &Estimate) -> Option<String> {
     Some(estimate.basis.as_ref().map_or(text.clone(), |basis| format!("{text} ({basis})")))
 }
 
-fn risk(page: &mut Page, label: &str, at: usize, level: RiskLevel, reasons: &[String]) {
-    page.field(label, at, &[span(risk_tone(level), level.as_str().to_uppercase())]);
-    for reason in reasons {
-        page.paragraph(at, at + 2, &[plain(format!("- {reason}"))]);
+fn risk(page: &mut Page, plan: &ExecutionPlan) {
+    let counts = risk_of(plan);
+    let mut line = vec![span(risk_tone(counts.level), counts.level.as_str().to_uppercase())];
+    if plan.spec.proposed_by.is_none() {
+        let claimed = plan.spec.risk.level;
+        if claimed < counts.level {
+            line.push(span(
+                Tone::Changed,
+                format!(" by the operator's own assessment; the plan calls itself {claimed}"),
+            ));
+        } else if plan.status.as_ref().is_none_or(|status| status.risk.is_none()) {
+            line.push(span(Tone::Changed, " by its author's own word; the operator has not assessed it yet"));
+        }
+    }
+    page.field("Risk", AT, &line);
+    for reason in &counts.reasons {
+        page.paragraph(AT, AT + 2, &[plain(format!("- {reason}"))]);
     }
 }
 
@@ -168,12 +201,14 @@ fn steps(page: &mut Page, plan: &ExecutionPlan) {
     let several = spec.steps.len() > 1;
     for step in &spec.steps {
         page.gap();
-        let journal = plan.status.iter().flat_map(|status| &status.steps).find(|entry| entry.id == step.id);
-        self::step(page, step, journal, several, spec.proposed_by.is_none());
+        self::step(page, plan, step, several);
     }
 }
 
-fn step(page: &mut Page, step: &Step, journal: Option<&StepStatus>, several: bool, by_hand: bool) {
+fn step(page: &mut Page, plan: &ExecutionPlan, step: &Step, several: bool) {
+    let by_hand = plan.spec.proposed_by.is_none();
+    let journal = plan.status.iter().flat_map(|status| &status.steps).find(|entry| entry.id == step.id);
+    let irreversible = plan.status.iter().flat_map(|status| &status.irreversible).find(|found| found.id == step.id);
     page.paragraph(0, 4, &[span(Tone::Faint, format!("[{}] ", step.id)), span(Tone::Strong, &step.title)]);
     let mut line = vec![span(Tone::Faint, operation(&step.operation))];
     if !step.depends_on.is_empty() {
@@ -201,7 +236,7 @@ fn step(page: &mut Page, step: &Step, journal: Option<&StepStatus>, several: boo
     if let Some(verify) = verify(step) {
         page.paragraph(4, 10, &[span(Tone::Faint, "check "), plain(verify)]);
     }
-    if let Some(undo) = undo(step) {
+    if let Some(undo) = undo(step, irreversible) {
         page.paragraph(4, 10, &[span(Tone::Faint, "undo  "), undo]);
     }
     if let Some(entry) = journal.filter(|entry| entry.state != StepState::Pending) {
@@ -253,9 +288,14 @@ fn mutates(step: &Step) -> bool {
     step.operation.kind().is_ok_and(OperationKind::mutates)
 }
 
-fn undo(step: &Step) -> Option<Span> {
+/// `found` is what the operator found, if it is not what the plan says of itself.
+fn undo(step: &Step, found: Option<&IrreversibleStep>) -> Option<Span> {
     if !mutates(step) {
         return None;
+    }
+    if let Some(found) = found.filter(|_| step.rollback.reversible) {
+        let reason = found.reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
+        return Some(span(Tone::Removed, format!("CANNOT BE UNDONE, whatever the plan says{reason}")));
     }
     let how = match step.rollback.strategy {
         RollbackStrategy::None => "nothing is put back",
@@ -301,20 +341,32 @@ fn state(page: &mut Page, entry: &StepStatus) {
     }
 }
 
-fn irreversible(page: &mut Page, spec: &ExecutionPlanSpec) {
-    let lost: Vec<_> = spec.steps.iter().filter(|step| mutates(step) && !step.rollback.reversible).collect();
+fn irreversible(page: &mut Page, plan: &ExecutionPlan) {
+    let title = |id: &str| plan.spec.steps.iter().find(|step| step.id == id).map_or("", |step| step.title.as_str());
+    let line = |id: &str, reason: Option<&str>| {
+        let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+        format!("✗ [{id}] {}{reason}", title(id))
+    };
+    let said = plan.spec.steps.iter().filter(|step| mutates(step) && !step.rollback.reversible);
+    let mut lost: Vec<String> = said.map(|step| line(&step.id, step.rollback.reason.as_deref())).collect();
+    for found in plan.status.iter().flat_map(|status| &status.irreversible) {
+        let known =
+            plan.spec.steps.iter().any(|step| step.id == found.id && mutates(step) && !step.rollback.reversible);
+        if !known {
+            lost.push(line(&found.id, found.reason.as_deref()));
+        }
+    }
     if lost.is_empty() {
         return;
     }
     page.gap();
     page.paragraph(0, 0, &[span(Tone::Alarm, " CANNOT BE UNDONE ")]);
-    for step in lost {
-        let reason = step.rollback.reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
-        page.paragraph(2, 4, &[span(Tone::Removed, format!("✗ [{}] {}{reason}", step.id, step.title))]);
+    for text in lost {
+        page.paragraph(2, 4, &[span(Tone::Removed, text)]);
     }
 }
 
-fn approvals(page: &mut Page, plan: &ExecutionPlan, digest: &str) {
+fn approvals(page: &mut Page, plan: &ExecutionPlan) {
     page.gap();
     let (counted, required) = (approvals_counted(plan), approvals_required(plan));
     let over = plan.status.as_ref().and_then(|status| status.phase).is_some_and(PlanPhase::is_final);
@@ -326,6 +378,9 @@ fn approvals(page: &mut Page, plan: &ExecutionPlan, digest: &str) {
         more => format!("{counted} of {required}: {more} more needed"),
     };
     page.field("Approvals", AT, &[plain(verdict)]);
+    if let Some(at) = plan.status.as_ref().and_then(|status| status.expires_at.as_ref()).filter(|_| !over) {
+        page.field("", AT, &[plain(format!("expires {} unless it has them by then", when(at)))]);
+    }
     for one in plan.status.iter().flat_map(|status| &status.approvals) {
         let counts = one.verdict == ApprovalVerdict::Counted;
         let (sign, tone) = match (one.decision, counts) {
@@ -339,7 +394,10 @@ fn approvals(page: &mut Page, plan: &ExecutionPlan, digest: &str) {
         let why = one.message.as_ref().map_or_else(String::new, |why| format!(": {why}"));
         page.paragraph(AT, AT + 2, &[span(tone, format!("{sign} {} {word}{at}{but}", one.approver)), plain(why)]);
     }
-    page.verbatim(0, &format!("{:<AT$}{digest}", "Digest"));
+    for (index, demand) in plan.status.iter().flat_map(|status| &status.policies).enumerate() {
+        let label = if index == 0 { "Asked for by" } else { "" };
+        page.field(label, AT, &[span(Tone::Strong, &demand.name), plain(format!(": {}", demand.asks.join("; ")))]);
+    }
 }
 
 #[cfg(test)]
@@ -358,38 +416,44 @@ mod tests {
     #[test]
     fn scale_waits_for_a_second_approval() {
         let (plan, command) = (samples::scale(), samples::command());
-        insta::assert_snapshot!("scale", render(&plan, Some(&command), DIGEST, PLAIN));
-        insta::assert_snapshot!("scale_colored", escaped(&render(&plan, Some(&command), DIGEST, COLORED)));
+        insta::assert_snapshot!("scale", render(&plan, Some(&command), DIGEST, None, PLAIN));
+        insta::assert_snapshot!("scale_colored", escaped(&render(&plan, Some(&command), DIGEST, None, COLORED)));
     }
 
     #[test]
     fn a_critical_deletion_says_loudly_what_is_lost() {
         let plan = samples::delete_critical();
-        insta::assert_snapshot!("delete_critical", render(&plan, None, DIGEST, PLAIN));
-        insta::assert_snapshot!("delete_critical_colored", escaped(&render(&plan, None, DIGEST, COLORED)));
+        insta::assert_snapshot!("delete_critical", render(&plan, None, DIGEST, None, PLAIN));
+        insta::assert_snapshot!("delete_critical_colored", escaped(&render(&plan, None, DIGEST, None, COLORED)));
     }
 
     #[test]
     fn steps_known_later_and_redacted_values() {
-        insta::assert_snapshot!("several_steps", render(&samples::several_steps(), None, DIGEST, PLAIN));
+        insta::assert_snapshot!("several_steps", render(&samples::several_steps(), None, DIGEST, None, PLAIN));
+    }
+
+    #[test]
+    fn a_plan_by_hand_is_shown_as_the_operator_found_it() {
+        let plan = samples::by_hand();
+        insta::assert_snapshot!("by_hand", render(&plan, None, DIGEST, Some(&Standing::MayApprove), PLAIN));
     }
 
     #[test]
     fn a_denied_plan_names_who_and_why() {
-        insta::assert_snapshot!("denied", render(&samples::denied(), Some(&samples::command()), DIGEST, PLAIN));
+        insta::assert_snapshot!("denied", render(&samples::denied(), Some(&samples::command()), DIGEST, None, PLAIN));
     }
 
     #[test]
     fn a_plan_put_back_tells_why_and_what() {
         let plan = samples::rolled_back();
-        insta::assert_snapshot!("rolled_back", render(&plan, None, DIGEST, PLAIN));
-        insta::assert_snapshot!("rolled_back_colored", escaped(&render(&plan, None, DIGEST, COLORED)));
+        insta::assert_snapshot!("rolled_back", render(&plan, None, DIGEST, None, PLAIN));
+        insta::assert_snapshot!("rolled_back_colored", escaped(&render(&plan, None, DIGEST, None, COLORED)));
     }
 
     #[test]
     fn only_what_is_for_copying_is_wider_than_the_terminal() {
         let plan = samples::rolled_back();
-        let text = render(&plan, None, DIGEST, Style { color: false, width: 60 });
+        let text = render(&plan, None, DIGEST, None, Style { color: false, width: 60 });
         let wide: Vec<_> = text.lines().filter(|line| line.chars().count() > 60).collect();
         assert_eq!(wide, [format!("Digest       {DIGEST}")]);
     }
@@ -398,7 +462,7 @@ mod tests {
     fn a_plan_cannot_hide_steps_from_the_reader() {
         let mut plan = samples::scale();
         plan.spec.steps[0].title = "Scale\u{1b}[2J\nRisk         LOW".to_owned();
-        let text = render(&plan, None, DIGEST, PLAIN);
+        let text = render(&plan, None, DIGEST, None, PLAIN);
         assert!(text.contains("Scale\\u{1b}[2J⏎Risk"), "{text}");
     }
 
@@ -407,7 +471,7 @@ mod tests {
         let mut plan = samples::scale();
         plan.spec.proposed_by = None;
         plan.spec.steps[0].diff[0].to = Some(serde_json::json!(4));
-        let text = render(&plan, None, DIGEST, PLAIN);
+        let text = render(&plan, None, DIGEST, None, PLAIN);
         assert!(text.contains("replicas: 5"), "{text}");
         assert!(text.contains("a person wrote it"), "{text}");
     }
@@ -417,7 +481,7 @@ mod tests {
         let mut plan = samples::scale();
         plan.spec.plan_only = true;
         plan.status = None;
-        let text = render(&plan, None, DIGEST, PLAIN);
+        let text = render(&plan, None, DIGEST, None, PLAIN);
         assert!(text.contains("for reading only: it is never carried out"), "{text}");
         assert!(!text.contains("needed"), "{text}");
     }

@@ -120,6 +120,35 @@ pub(super) fn several_steps() -> ExecutionPlan {
     }))
 }
 
+/// Written by somebody who calls a deletion harmless.
+pub(super) fn by_hand() -> ExecutionPlan {
+    plan(json!({
+        "metadata": { "name": "tidy-up", "namespace": "production" },
+        "spec": {
+            "serviceAccountName": "deployer",
+            "requestedBy": { "username": "alice" },
+            "summary": "Tidy up",
+            "risk": { "level": "low" },
+            "steps": [{
+                "id": "s1", "title": "Remove a leftover", "tool": "manual",
+                "operation": { "delete": { "target": { "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": "production", "name": "data-orders-db-0" } } },
+                "rollback": { "strategy": "Recreate", "reversible": true },
+                "risk": { "level": "low" }
+            }]
+        },
+        "status": {
+            "phase": "AwaitingApproval", "approvalsRequired": 2, "message": "risk is critical: waits for 2 more approvals (0 of 2)",
+            "expiresAt": "2026-03-03T10:00:00Z",
+            "risk": { "level": "critical", "reasons": ["Deletes data."] },
+            "irreversible": [{ "id": "s1", "reason": "the data on the volume is gone for good" }],
+            "policies": [
+                { "name": "production", "asks": ["2 approvals at critical risk", "approvers in group sre or leads"] },
+                { "name": "built-in", "asks": ["approval by somebody else than the requester"] }
+            ]
+        }
+    }))
+}
+
 pub(super) fn denied() -> ExecutionPlan {
     let mut plan = scale();
     plan.status = serde_json::from_value(json!({

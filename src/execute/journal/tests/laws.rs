@@ -2,7 +2,7 @@
 
 use super::simulation::{Choices, Fate, Script, Simulation, Weather};
 use crate::api::StepState;
-use crate::execute::journal::{Bounds, Outcome, Signals};
+use crate::execute::journal::{Bounds, Outcome, Signals, can_be_put_back};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -20,6 +20,8 @@ fn fate() -> impl Strategy<Value = Fate> {
         1 => Just(Fate::Refused),
         1 => Just(Fate::Drifted),
         1 => Just(Fate::NotCarriedOut),
+        1 => Just(Fate::Overtaken),
+        2 => Just(Fate::Needless),
         1 => Just(Fate::LandedUnknown),
         1 => Just(Fate::NotLandedUnknown),
         1 => Just(Fate::NeverReady),
@@ -114,7 +116,7 @@ proptest! {
         check_end(&simulation, &outcome);
         if !signals {
             prop_assert!(!matches!(outcome, Outcome::Cancelled(_)));
-            let good = simulation.scripts().all(|script| matches!(script.fate, Fate::Fine | Fate::Skipped | Fate::Wait));
+            let good = simulation.scripts().all(|script| matches!(script.fate, Fate::Fine | Fate::Skipped | Fate::Needless | Fate::Wait));
             let degraded = bounds.observe && degrades == Some(true);
             prop_assert_eq!(outcome == Outcome::Succeeded, good && !degraded);
         }
@@ -137,6 +139,30 @@ proptest! {
         prop_assert_eq!(matches!(outcome, Outcome::RollbackFailed(_)), refused);
         prop_assert_eq!(matches!(outcome, Outcome::RolledBack(_)), !refused);
         prop_assert_eq!(simulation.undone.len() + simulation.undo_refused.len(), simulation.landed.len());
+    }
+
+    #[test]
+    fn whatever_is_left_at_the_end_can_be_put_back_on_request_until_nothing_is(
+        scripts in plan(),
+        tape in prop::collection::vec(any::<u8>(), 0..250),
+        again in prop::collection::vec(any::<u8>(), 0..80),
+        bounds in bounds(),
+    ) {
+        let weather = Weather { crashes: true, signals: true, crash_at: None };
+        let mut simulation = Simulation::new(scripts, Choices::new(tape), weather, bounds);
+        let outcome = simulation.run();
+        let left = simulation.landed.iter().any(|step| !simulation.undone.contains(step));
+        if !can_be_put_back(&simulation.status) {
+            prop_assert!(!left, "{outcome:?} leaves {:?}", simulation.landed);
+            return Ok(());
+        }
+        simulation.allow_undo();
+        simulation.take_up(Choices::new(again), Weather { crashes: true, ..Weather::default() });
+        simulation.signals = Signals { rollback: Some("putting back was asked for".into()), ..Signals::default() };
+        let outcome = simulation.run();
+        check_end(&simulation, &outcome);
+        prop_assert!(matches!(outcome, Outcome::RolledBack(_)), "{outcome:?}");
+        prop_assert!(!can_be_put_back(&simulation.status));
     }
 }
 

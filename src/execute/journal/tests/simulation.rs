@@ -24,6 +24,10 @@ pub(super) enum Fate {
     Drifted,
     /// The server refuses the mutation.
     NotCarriedOut,
+    /// Somebody else changes, between preparation and mutation, what it is to change.
+    Overtaken,
+    /// Somebody else does the same, between preparation and mutation.
+    Needless,
     /// It lands, the answer is lost, and the object cannot be read.
     LandedUnknown,
     /// It does not land, and that cannot be found out.
@@ -149,6 +153,12 @@ impl Simulation {
         }
     }
 
+    /// From now on no undo is refused any more.
+    pub fn allow_undo(&mut self) {
+        self.scripts.values_mut().for_each(|script| script.undo_refused = false);
+        self.undo_refused.clear();
+    }
+
     /// Goes on after the end, on a new tape.
     pub fn take_up(&mut self, choices: Choices, weather: Weather) {
         self.choices = choices;
@@ -228,6 +238,11 @@ impl Simulation {
             21..=24 if self.weather.signals => self.signals.cancel = !self.signals.cancel,
             25..=28 if self.weather.signals => self.signals.rollback = Some("putting back was asked for".to_owned()),
             29..=31 if self.weather.signals => self.signals.rollback = None,
+            81..=83 if self.weather.signals => {
+                let actions: Vec<Action> = under_way.iter().map(|begun| begun.action.clone()).collect();
+                journal.time_is_up(&self.steps, &actions, "5m", &Time(Timestamp::UNIX_EPOCH));
+                return Ok(true);
+            }
             32..=60 if self.weather.crashes => return Err(Crash),
             61..=80 if dirty => {
                 self.store(journal, None)?;
@@ -312,21 +327,24 @@ impl Simulation {
                 assert!(self.snapshots.contains(&step), "{step} was changed without a snapshot");
                 assert_eq!(stored.state, StepState::Running, "{step} was changed before its intent was stored");
                 assert!(*recovering || !there, "{step} would be changed twice");
-                let lands = !matches!(fate, Fate::NotCarriedOut | Fate::NotLandedUnknown);
+                let lands =
+                    !matches!(fate, Fate::NotCarriedOut | Fate::NotLandedUnknown | Fate::Overtaken | Fate::Needless);
                 if lands && !there {
                     self.landed.push(step.clone());
                 }
                 if unknown {
                     Observation::Unsettled { step, message, attempts: 4 }
+                } else if fate == Fate::Needless {
+                    Observation::Skipped { step, message }
                 } else if lands {
-                    Observation::Mutated { step, result, attempts: u32::from(!there) }
+                    Observation::Mutated { step, result, attempts: u32::from(!there), note: None }
                 } else {
-                    Observation::MutationFailed { step, message, attempts: 1 }
+                    Observation::MutationFailed { step, message, attempts: 1, drifted: fate == Fate::Overtaken }
                 }
             }
             Action::Settle(_) if unknown => Observation::Unsettled { step, message, attempts: 0 },
-            Action::Settle(_) if there => Observation::Mutated { step, result, attempts: 0 },
-            Action::Settle(_) => Observation::MutationFailed { step, message, attempts: 0 },
+            Action::Settle(_) if there => Observation::Mutated { step, result, attempts: 0, note: None },
+            Action::Settle(_) => Observation::MutationFailed { step, message, attempts: 0, drifted: false },
             Action::Verify(_) if fate == Fate::NeverReady => Observation::VerifyFailed { step, message },
             Action::Verify(_) => {
                 assert!(there, "{step} was verified, and had not landed");

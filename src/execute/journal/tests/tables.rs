@@ -1,8 +1,11 @@
 //! The ways that a plan can go, as people would read them in its status.
 
 use super::simulation::{Choices, Fate, Script, Simulation, Weather};
-use crate::api::{ExecutionPlanStatus, PlanPhase, Step, StepState, StepStatus};
+use crate::api::{
+    ExecutionPlan, ExecutionPlanSpec, ExecutionPlanStatus, PlanPhase, ResourceId, Step, StepState, StepStatus,
+};
 use crate::execute::journal::{Action, Bounds, Decision, Journal, Observation, Outcome, Signals, next};
+use crate::execute::status::settle_status;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
@@ -76,6 +79,7 @@ fn each_failure_ends_in_its_own_way() {
         Fate::Refused,
         Fate::Drifted,
         Fate::NotCarriedOut,
+        Fate::Overtaken,
         Fate::LandedUnknown,
         Fate::NotLandedUnknown,
         Fate::WaitFails,
@@ -90,6 +94,9 @@ fn each_failure_ends_in_its_own_way() {
 
     s1 Failed (NotCarriedOut)
     Failed: step s1 failed: NotCarriedOut; nothing was left to put back
+
+    s1 Failed (Overtaken)
+    Drifted: nothing was done: step s1 failed: Overtaken
 
     s1 RolledBack (LandedUnknown), undo Done
     RolledBack: step s1 failed: LandedUnknown; everything done before was put back
@@ -113,6 +120,10 @@ fn each_failure_ends_in_its_own_way() {
     s1 RolledBack (Fine), undo Done
     s2 Failed (NotCarriedOut)
     RolledBack: step s2 failed: NotCarriedOut; everything done before was put back
+
+    s1 RolledBack (Fine), undo Done
+    s2 Failed (Overtaken)
+    RolledBack: step s2 failed: Overtaken; everything done before was put back
 
     s1 RolledBack (Fine), undo Done
     s2 RolledBack (LandedUnknown), undo Done
@@ -273,4 +284,56 @@ fn a_cancelled_plan_is_not_made_anew_because_it_drifted() {
     journal.apply(&drifted, &Time(Timestamp::UNIX_EPOCH));
     let decision = next(simulation.steps(), &journal, &[], &simulation.signals, ONE_AT_A_TIME);
     assert!(matches!(decision, Decision::End(Outcome::Cancelled(_))), "{decision:?}");
+}
+
+#[test]
+fn a_plan_whose_time_is_over_stops_waiting_and_is_put_back() {
+    let (steps, mut journal) = half_done();
+    let now = Time(Timestamp::UNIX_EPOCH);
+    journal.entries[0].applied_at = Some(now.clone());
+    journal.entries[1].state = StepState::Applied;
+    journal.entries[1].applied_at = Some(now.clone());
+    let verify = Action::Verify("s2".into());
+    journal.time_is_up(&steps, std::slice::from_ref(&verify), "5m", &now);
+    assert_eq!(journal.rollback_reason.as_deref(), Some("the plan was not done within 5m: 1 of 2 steps were"));
+    assert_eq!(journal.entries[1].state, StepState::Failed);
+    assert!(verify.can_be_left(&steps, &journal, &Signals::default()));
+    let next = next(&steps, &journal, &[], &Signals::default(), ONE_AT_A_TIME);
+    assert_eq!(next, Decision::Act(vec![Action::BeginUndo("s2".into())]));
+
+    let mut status = ExecutionPlanStatus::default();
+    let plan = ExecutionPlan::new("p", ExecutionPlanSpec { steps: steps.clone(), ..Default::default() });
+    settle_status(&mut status, &plan, &journal, None);
+    let reason = |status: &ExecutionPlanStatus| {
+        status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap().reason.clone()
+    };
+    assert_eq!(reason(&status), "TimedOut");
+    let after_a_crash = Journal::new(&steps, &status);
+    assert!(after_a_crash.timed_out);
+    settle_status(&mut status, &plan, &after_a_crash, Some(&Outcome::RolledBack("time".into())));
+    assert_eq!(reason(&status), "TimedOut");
+}
+
+#[test]
+fn a_plan_that_is_done_or_is_being_put_back_has_all_the_time_it_needs() {
+    let (steps, mut journal) = half_done();
+    journal.entries[1].state = StepState::Completed;
+    let mut being_put_back = half_done().1;
+    being_put_back.rollback_reason = Some("asked".into());
+    for journal in [&mut journal, &mut being_put_back] {
+        let before = journal.clone();
+        journal.time_is_up(&steps, &[], "5m", &Time(Timestamp::UNIX_EPOCH));
+        assert_eq!(*journal, before);
+    }
+}
+
+#[test]
+fn a_deletion_that_was_found_done_says_that_nobody_knows_by_whom() {
+    let (_, mut journal) = half_done();
+    let now = Time(Timestamp::UNIX_EPOCH);
+    let note = Some("not known who deleted it".to_owned());
+    journal.apply(&Observation::Mutated { step: "s2".into(), result: ResourceId::default(), attempts: 0, note }, &now);
+    assert_eq!(journal.entries[1].result, None);
+    journal.apply(&Observation::Verified { step: "s2".into(), message: "x is gone".into() }, &now);
+    assert_eq!(journal.entries[1].message.as_deref(), Some("x is gone; not known who deleted it"));
 }
