@@ -73,14 +73,25 @@ impl Pair {
 
     async fn strike(&mut self, blow: Blow, round: u32) {
         let name = format!("{blow:?}-{round}").to_lowercase();
-        let mut runs = set_up(&self.cluster.0, &name, &SCENARIOS).await;
+        // A frozen leader is woken with work at hand that it was waiting for: there is nothing of it under way by then.
+        let mut runs = match blow {
+            Blow::Freeze => {
+                let one = |n| Run::set_up(&self.cluster.0, Scenario::Slow, format!("{name}-{n}"));
+                join_all((0..SCENARIOS.len()).map(one)).await
+            }
+            _ => set_up(&self.cluster.0, &name, &SCENARIOS).await,
+        };
         let old = self.leader().await;
         let (operator, road) = self.replicas[old].clone();
         operator.revive(false).await;
         join_all(runs.iter_mut().map(Run::begin)).await;
         let longest = runs[SCENARIOS.len() - 1].namespace.clone();
-        eventually("the longest plan is under way", || async {
-            (road.writes(&longest) >= 10 + 25 * round).then_some(())
+        eventually("the plans are under way", || async {
+            let under_way = match blow {
+                Blow::Freeze => join_all(runs.iter().map(Run::waits)).await.into_iter().all(|waits| waits),
+                _ => road.writes(&longest) >= 10 + 25 * round,
+            };
+            under_way.then_some(())
         })
         .await;
         let struck = Instant::now();

@@ -149,12 +149,13 @@ fn widget_patch(namespace: &str, name: &str) -> Value {
 }
 
 async fn large_objects(ground: &Ground) {
-    // A linear congruential generator gives text that does not compress.
+    // A linear congruential generator gives text that does not compress, of letters that JSON need not escape.
+    const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-";
     let mut state: u64 = 1;
     let noise: String = (0..LARGE)
         .map(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            char::from(u8::try_from(35 + (state >> 33) % 56).unwrap())
+            char::from(LETTERS[usize::try_from(state >> 33).unwrap() % LETTERS.len()])
         })
         .collect();
     let cases = [("even", "x".repeat(LARGE), PlanPhase::Succeeded), ("noisy", noise, PlanPhase::Failed)];

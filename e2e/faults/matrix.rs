@@ -89,8 +89,8 @@ fn points(seed: u64) -> Vec<(u32, Side)> {
     if full() {
         return all.collect();
     }
-    // The write of the first mutation and what follows it closely, and others by the seed.
-    let chosen = [3 + u32::try_from(seed % 3).unwrap(), 6, 9 + u32::try_from(seed % 4).unwrap()];
+    // The creation of a command's plan, the write of the first mutation and what follows it closely, and others by the seed.
+    let chosen = [1, 3 + u32::try_from(seed % 3).unwrap(), 6, 9 + u32::try_from(seed % 4).unwrap()];
     all.filter(|(nth, side)| chosen.contains(nth) && (*side == Side::After || *nth == 6)).collect()
 }
 

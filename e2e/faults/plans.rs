@@ -1,7 +1,7 @@
 //! Ten plans, the namespaces that they run in, and the two states of the cluster that are legal afterwards.
 
 use crate::stage::{Cluster, workload};
-use countersign::api::{AgentCommand, AgentCommandSpec, ExecutionPlan, PlanPhase};
+use countersign::api::{AgentCommand, AgentCommandSpec, ExecutionPlan, PlanPhase, StepState};
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
@@ -27,6 +27,8 @@ pub enum Scenario {
     FailingUndo,
     Conditional,
     Fifty,
+    /// Not one of the ten: its first step takes ten seconds to get ready.
+    Slow,
 }
 
 impl Scenario {
@@ -55,6 +57,7 @@ impl Scenario {
             Self::FailingUndo => "failing-undo",
             Self::Conditional => "conditional",
             Self::Fifty => "fifty-steps",
+            Self::Slow => "slow",
         }
     }
 
@@ -71,7 +74,7 @@ impl Scenario {
     fn changes(self) -> Vec<String> {
         let names: &[&str] = match self {
             Self::Apply => &["configmaps/new", "deployments/fresh"],
-            Self::Patch => &["configmaps/a", "deployments/web"],
+            Self::Patch | Self::Slow => &["configmaps/a", "deployments/web"],
             Self::Scale => &["deployments/web"],
             Self::Delete => &["configmaps/a", "deployments/web"],
             Self::Evict => &["pods/eviction"],
@@ -107,6 +110,7 @@ impl Scenario {
                 vec![step("a", &[], config("new")), step("b", &["a"], json!({ "apply": { "manifest": fresh } }))]
             }
             Self::Patch => vec![step("a", &[], data("a", "2")), step("b", &["a"], image("nginx:1.28"))],
+            Self::Slow => vec![step("a", &[], image("nginx:slow")), step("b", &["a"], data("a", "2"))],
             // Asked for in words.
             Self::Scale => vec![],
             Self::Delete => {
@@ -172,6 +176,10 @@ impl Scenario {
                 set("configmaps/b", "2");
                 set("deployments/web", "2 nginx:1.28");
                 after.remove("configmaps/a");
+            }
+            Self::Slow => {
+                set("configmaps/a", "2");
+                set("deployments/web", "2 nginx:slow");
             }
             Self::FailingVerify => {}
             Self::FailingUndo => {
@@ -301,6 +309,14 @@ impl Run {
         }
         let status = plans.get(&name).await.ok()?.status?;
         Some((status.phase.filter(|phase| phase.is_final())?, status.message.unwrap_or_default()))
+    }
+
+    /// Whether the first step landed and is not verified yet.
+    pub async fn waits(&self) -> bool {
+        let plans: Api<ExecutionPlan> = Api::namespaced(self.admin.clone(), &self.namespace);
+        let plan = plans.get("ask").await.ok();
+        let step = plan.and_then(|plan| plan.status?.steps.into_iter().next());
+        step.is_some_and(|step| step.state == StepState::Applied)
     }
 
     async fn story(&self) -> String {

@@ -178,7 +178,12 @@ async fn serve(listener: TcpListener, inner: Arc<Inner>) {
         let inner = inner.clone();
         tokio::spawn(async move {
             let mut cut = inner.changed.subscribe();
-            let service = hyper::service::service_fn(|request| answer(inner.clone(), request));
+            let service = hyper::service::service_fn(|request| {
+                let inner = inner.clone();
+                // What was sent on is finished even when the operator dies meanwhile: the API server logs a request whose
+                // client is gone as failed, although it may have landed.
+                async move { tokio::spawn(answer(inner, request)).await.map_err(Error::other)? }
+            });
             let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service);
             // Whoever was cut off finds out by itself.
             tokio::select! {

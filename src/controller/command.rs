@@ -195,7 +195,16 @@ async fn begin(command: &AgentCommand, context: &Context, asked: String, replans
     let (interpretation, usage) = (made.interpretation, made.usage);
     status.interpretation = Some(interpretation);
     status.usage = Some(usage);
-    match made.made {
+    let made = match made.made {
+        made @ Made::Plan { .. } => made,
+        // The operator stopped between creating a plan and writing that down, and the plan went ahead: what the cluster
+        // looks like by now is its doing, and the command's own.
+        made => match planned_before(command, context, replans).await? {
+            Some(plan) => return planned(command, context, status, &plan).await,
+            None => made,
+        },
+    };
+    match made {
         Made::Question { question, reason } => {
             status.reply = Some(question.clone());
             write(command, context, status, CommandPhase::NeedsClarification, reason, &question).await?;
@@ -218,33 +227,59 @@ async fn begin(command: &AgentCommand, context: &Context, asked: String, replans
         }
         Made::Plan { spec, answer } => {
             let plan = create_plan(command, context, *spec, replans).await?;
-            let digest = digest::digest(&plan.spec).map_err(|error| Error::Digest(error.to_string()))?;
-            let need = plan.spec.approvals_required;
             status.answer = answer;
-            status.plan =
-                Some(PlanReference { name: plan.name_any(), digest: digest.clone(), risk: plan.spec.risk.level });
-            let (phase, message) = match need {
-                _ if plan.spec.plan_only => (CommandPhase::Succeeded, "Planned; nothing is carried out.".to_owned()),
-                0 => (CommandPhase::Executing, format!("Risk is {}: it runs by itself.", plan.spec.risk.level)),
-                need => {
-                    let people = if need == 1 { "one approval".to_owned() } else { format!("{need} approvals") };
-                    (
-                        CommandPhase::AwaitingApproval,
-                        format!("Risk is {}: it waits for {people}.", plan.spec.risk.level),
-                    )
-                }
-            };
-            let reply = format!("{} {message}", plan.spec.summary);
-            status.reply = Some(reply.clone());
-            audit_proposal(command, &plan, &digest);
-            if phase.is_final() {
-                return end(command, context, status, phase, "Planned", &reply).await;
-            }
-            let reason = if phase == CommandPhase::AwaitingApproval { "AwaitingApproval" } else { "Planned" };
-            write(command, context, status, phase, reason, &reply).await?;
-            Ok(Action::await_change())
+            planned(command, context, status, &plan).await
         }
     }
+}
+
+/// Writes down which plan answers the command, and what it waits for.
+async fn planned(
+    command: &AgentCommand,
+    context: &Context,
+    mut status: AgentCommandStatus,
+    plan: &ExecutionPlan,
+) -> Result<Action, Error> {
+    let digest = digest::digest(&plan.spec).map_err(|error| Error::Digest(error.to_string()))?;
+    status.plan = Some(PlanReference { name: plan.name_any(), digest: digest.clone(), risk: plan.spec.risk.level });
+    let (phase, message) = match plan.spec.approvals_required {
+        _ if plan.spec.plan_only => (CommandPhase::Succeeded, "Planned; nothing is carried out.".to_owned()),
+        0 => (CommandPhase::Executing, format!("Risk is {}: it runs by itself.", plan.spec.risk.level)),
+        need => {
+            let people = if need == 1 { "one approval".to_owned() } else { format!("{need} approvals") };
+            (CommandPhase::AwaitingApproval, format!("Risk is {}: it waits for {people}.", plan.spec.risk.level))
+        }
+    };
+    let reply = format!("{} {message}", plan.spec.summary);
+    status.reply = Some(reply.clone());
+    audit_proposal(command, plan, &digest);
+    if phase.is_final() {
+        return end(command, context, status, phase, "Planned", &reply).await;
+    }
+    let reason = if phase == CommandPhase::AwaitingApproval { "AwaitingApproval" } else { "Planned" };
+    write(command, context, status, phase, reason, &reply).await?;
+    Ok(Action::await_change())
+}
+
+/// The plan that was made for this generation of the command already.
+async fn planned_before(
+    command: &AgentCommand,
+    context: &Context,
+    replans: u32,
+) -> Result<Option<ExecutionPlan>, Error> {
+    let name = plan_name(command, replans);
+    let found = plans(command, context).get_opt(&name).await.map_err(while_doing("reading an existing plan"))?;
+    Ok(found.filter(|plan| is_ours(plan, command) && plan.metadata.deletion_timestamp.is_none()))
+}
+
+fn is_ours(plan: &ExecutionPlan, command: &AgentCommand) -> bool {
+    plan.owner_references().iter().any(|owner| Some(&owner.uid) == command.metadata.uid.as_ref())
+}
+
+fn plan_name(command: &AgentCommand, replans: u32) -> String {
+    let generation = command.metadata.generation.unwrap_or(0);
+    let again = if replans > 0 { format!("-r{replans}") } else { String::new() };
+    format!("{}-{generation}{again}", shortened_name(&command.name_any()))
 }
 
 async fn replan(
@@ -272,8 +307,7 @@ async fn create_plan(
     replans: u32,
 ) -> Result<ExecutionPlan, Error> {
     let generation = command.metadata.generation.unwrap_or(0);
-    let again = if replans > 0 { format!("-r{replans}") } else { String::new() };
-    let name = format!("{}-{generation}{again}", shortened_name(&command.name_any()));
+    let name = plan_name(command, replans);
     let mut plan = ExecutionPlan::new(&name, spec);
     plan.metadata.namespace = command.namespace();
     plan.metadata.finalizers = Some(vec![SNAPSHOT_FINALIZER.to_owned()]);
@@ -319,7 +353,7 @@ async fn store_plan(command: &AgentCommand, plans: &Api<ExecutionPlan>, plan: &E
         Err(error) => return Err(while_doing("creating the plan")(error)),
     }
     let existing = plans.get(&name).await.map_err(while_doing("reading an existing plan"))?;
-    if !existing.owner_references().iter().any(|owner| Some(&owner.uid) == command.metadata.uid.as_ref()) {
+    if !is_ours(&existing, command) {
         return Ok(Stored::NameTaken);
     }
     // The name says which generation it answers: however a planner puts it today, this is the plan that was made for it,
