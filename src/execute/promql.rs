@@ -3,7 +3,7 @@
 use super::effect::Effects;
 use super::readiness::spoken;
 use crate::api::{Step, Verify, VerifyKind};
-use crate::cluster::{Prometheus, PrometheusError, Truth};
+use crate::cluster::{Prometheus, Truth};
 use std::time::Duration;
 
 /// How often an expression is asked for. Prometheus tells nobody when a value changes, and collects no more often than this.
@@ -71,15 +71,17 @@ impl Effects {
     }
 }
 
-/// What is wrong with the expressions over metrics that a plan promises, in one sentence. What cannot be asked now is
-/// asked when its turn comes.
+/// Why the expressions over metrics that a plan promises cannot be checked, in one sentence: wrong ones, and a Prometheus that
+/// will not answer the operator. One that does not answer now is asked when the step's turn comes.
 pub async fn check_promised_metrics(steps: &[Step], prometheus: Option<&Prometheus>) -> Option<String> {
     for step in steps {
         let Some(expression) = promised_metric(step) else { continue };
         let Some(prometheus) = prometheus else {
             return Some(format!("step '{}': {NOT_CONFIGURED}", step.id));
         };
-        if let Err(error @ PrometheusError::Expression(_)) = prometheus.check(expression).await {
+        if let Err(error) = prometheus.check(expression).await
+            && !error.is_transient()
+        {
             return Some(format!("step '{}': {error}", step.id));
         }
     }
@@ -111,6 +113,10 @@ mod tests {
         insta::assert_snapshot!(found.unwrap(), @"step 's1': verification by PromQL needs a Prometheus, and none is configured: set prometheus.url of the chart (--prometheus-url)");
         assert_eq!(check_promised_metrics(&[step(None)], None).await, None);
         let gone = Prometheus::new("http://127.0.0.1:9", None).unwrap();
-        assert_eq!(check_promised_metrics(&[promises], Some(&gone)).await, None, "that may pass");
+        let promises = [promises];
+        assert_eq!(check_promised_metrics(&promises, Some(&gone)).await, None, "that may pass");
+        let locked = Prometheus::new("http://127.0.0.1:9", Some(std::path::Path::new("/nowhere/token"))).unwrap();
+        let found = check_promised_metrics(&promises, Some(&locked)).await;
+        insta::assert_snapshot!(found.unwrap(), @"step 's1': cannot read the token for Prometheus from /nowhere/token");
     }
 }
