@@ -165,15 +165,17 @@ async fn a_commit_approves_and_its_removal_takes_that_back() {
     let _two = Policy::set(&stage, "two", json!({ "approvals": { "medium": 2, "high": 2, "critical": 2 } })).await;
     let repository = Repository::new(&stage).await;
     let flux = Flux::start(&stage).await;
-    for (account, roles) in [("requests", &["edit"][..]), ("approvals", &["countersign-approver"])] {
+    for (account, role) in [("requests", "countersign-requester"), ("approvals", "countersign-approver")] {
         stage.kubectl("admin", &["create", "serviceaccount", account], None).unwrap();
         let subject = format!("--serviceaccount={}:{account}", stage.name);
-        for role in roles {
-            let bind = ["create", "rolebinding", account, &format!("--clusterrole={role}"), &subject];
-            stage.kubectl("admin", &bind, None).unwrap();
-        }
+        let bind = ["create", "rolebinding", account, &format!("--clusterrole={role}"), &subject];
+        stage.kubectl("admin", &bind, None).unwrap();
     }
+    // Not `edit`, by which it could act as the other account.
     let uses = format!("--serviceaccount={}:requests", stage.name);
+    let work = ["create", "role", "work", "--verb=get,patch", "--resource=deployments.apps,deployments.apps/scale"];
+    stage.kubectl("admin", &work, None).unwrap();
+    stage.kubectl("admin", &["create", "rolebinding", "requests-work", "--role=work", &uses], None).unwrap();
     stage.kubectl("admin", &["create", "rolebinding", "requests-use", "--role=use", &uses], None).unwrap();
 
     let request = json!({

@@ -12,36 +12,43 @@ use serde_json::{Value, json};
 struct Reconciler {
     client: Client,
     namespace: String,
+    /// The namespace that it lives in.
+    home: String,
     /// How the API server calls it.
     username: String,
 }
 
 impl Reconciler {
-    /// An account with those roles in the stage's namespace.
+    /// An account with those roles in the stage's namespace. It lives in another, where those who ask have no rights.
     async fn with(stage: &Stage, account: &str, roles: &[&str]) -> Self {
-        let name = &stage.name;
+        let (name, home) = (&stage.name, format!("{}-git", stage.name));
         let kubectl = |args: &[&str]| stage.kubectl("admin", args, None).unwrap();
-        kubectl(&["create", "serviceaccount", account]);
+        let at_home = |args: &[&str]| {
+            let place = [args[0], "--context", "admin", "--namespace", &home];
+            stage.cluster.run("kubectl", &[&place, &args[1..]].concat(), None).unwrap()
+        };
+        if stage.kubectl("admin", &["get", "namespace", &home], None).is_err() {
+            kubectl(&["create", "namespace", &home]);
+            at_home(&["create", "serviceaccount", "kustomize-controller"]);
+            at_home(&["create", "role", "impersonate", "--verb=impersonate", "--resource=serviceaccounts"]);
+            let controller = format!("--serviceaccount={home}:kustomize-controller");
+            at_home(&["create", "rolebinding", "impersonate", "--role=impersonate", &controller]);
+        }
+        at_home(&["create", "serviceaccount", account]);
         for role in roles {
             let (binding, role) = (format!("{account}-{role}"), format!("--clusterrole={role}"));
-            kubectl(&["create", "rolebinding", &binding, &role, &format!("--serviceaccount={name}:{account}")]);
+            kubectl(&["create", "rolebinding", &binding, &role, &format!("--serviceaccount={home}:{account}")]);
         }
-        if stage.kubectl("admin", &["get", "serviceaccount", "kustomize-controller"], None).is_err() {
-            kubectl(&["create", "serviceaccount", "kustomize-controller"]);
-            kubectl(&["create", "role", "impersonate", "--verb=impersonate", "--resource=serviceaccounts"]);
-            let controller = format!("--serviceaccount={name}:kustomize-controller");
-            kubectl(&["create", "rolebinding", "impersonate", "--role=impersonate", &controller]);
-        }
-        let token = kubectl(&["create", "token", "kustomize-controller"]);
+        let token = at_home(&["create", "token", "kustomize-controller"]);
         let kubeconfig = Kubeconfig::read_from(&stage.cluster.kubeconfig).unwrap();
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-        let username = format!("system:serviceaccount:{name}:{account}");
+        let username = format!("system:serviceaccount:{home}:{account}");
         config.auth_info = kube::config::AuthInfo {
             token: Some(token.trim().to_owned().into()),
             impersonate: Some(username.clone()),
             ..kube::config::AuthInfo::default()
         };
-        Self { client: Client::try_from(config).unwrap(), namespace: name.clone(), username }
+        Self { client: Client::try_from(config).unwrap(), namespace: name.clone(), home, username }
     }
 
     fn objects(&self, kind: &str) -> Api<DynamicObject> {
@@ -146,7 +153,7 @@ async fn one_account_does_not_apply_both_the_request_and_its_approval() {
     let stage = Stage::set().await;
     stage.run("checkout", "nginx:1.27", 2).await;
     let one = Reconciler::with(&stage, "one", &["edit", "countersign-approver"]).await;
-    let uses = format!("--serviceaccount={}:one", stage.name);
+    let uses = format!("--serviceaccount={}:one", one.home);
     stage.kubectl("admin", &["create", "rolebinding", "one-uses", "--role=use", &uses], None).unwrap();
     applied(&stage, &one, &request("scale checkout to 5")).await;
     let plan = stage.awaiting("more-checkout").await;
@@ -176,7 +183,7 @@ async fn a_request_applied_again_stays_that_of_whoever_asked() {
     stage.kubectl("alice", &["create", "-f", "-"], Some(&file.to_string())).unwrap();
     let asked = stage.command("more-checkout", CommandPhase::Succeeded).await;
     let reconciler = Reconciler::with(&stage, "requests", &["edit"]).await;
-    let uses = format!("--serviceaccount={}:requests", stage.name);
+    let uses = format!("--serviceaccount={}:requests", reconciler.home);
     stage.kubectl("admin", &["create", "rolebinding", "requests-uses", "--role=use", &uses], None).unwrap();
     for _ in 0..2 {
         applied(&stage, &reconciler, &file).await;

@@ -10,7 +10,12 @@ use crate::cli::page::{Page, Style, Tone, plain, span};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
+/// How the admission policy says that it does not see a digest.
+const NO_DIGEST_YET: &str = "has no digest yet";
+/// No pause is longer: what is not seen after as long again is not there.
+const LAST_PAUSE: Duration = Duration::from_secs(2);
 const FIELD_MANAGER: &str = "kubectl-approve-plan";
 
 /// A request that the operator acts on, by annotation.
@@ -109,9 +114,24 @@ pub async fn decide(
     approval.metadata.name = None;
     approval.metadata.generate_name = Some(format!("{name}-"));
     let by_us = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let created = session.approvals().create(&by_us, &approval).await;
+    let created = record(session, &by_us, &approval).await;
     let created = created.map_err(|error| ApprovePlanError::of(format!("record a word on plan {name}"), error))?;
     report(session, &created, output.output, style, "is on record", assent.yes.then_some(same_as))
+}
+
+/// Creates an approval. The API server judges it by its own view of the plan, which may lack the digest for a moment after
+/// the operator wrote it.
+async fn record(session: &Session, by_us: &PostParams, approval: &PlanApproval) -> Result<PlanApproval, kube::Error> {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match session.approvals().create(by_us, approval).await {
+            Err(kube::Error::Api(status)) if status.message.contains(NO_DIGEST_YET) && pause < LAST_PAUSE => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Deletes the caller's own words on a plan that has not started.
