@@ -6,10 +6,11 @@ use super::error::ApprovePlanError;
 use super::screens::{Columns, entries, render_history, render_list, render_plan};
 use super::session::Session;
 use super::standing::Standing;
-use crate::api::{ExecutionPlan, PlanPhase};
+use crate::api::{ExecutionPlan, PlanPhase, REQUEST_ANNOTATION};
 use crate::cli::output::{OutputFormat, print, structured};
 use crate::cli::page::{Page, Style, Tone, plain, span};
 use futures::StreamExt;
+use kube::ResourceExt;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watch_object};
 use serde_json::json;
@@ -191,7 +192,10 @@ fn verdict(plan: &ExecutionPlan, goal: Goal) -> Result<bool, ApprovePlanError> {
     if phase == wanted {
         return Ok(true);
     }
-    if phase.is_final() {
+    // A rollback that was asked for takes up a plan that had ended.
+    let goes_on = plan.annotations().get(REQUEST_ANNOTATION).is_some_and(|request| request == "rollback")
+        && matches!(phase, PlanPhase::Succeeded | PlanPhase::Cancelled);
+    if phase.is_final() && !goes_on {
         let message = plan.status.as_ref().and_then(|status| status.message.as_ref());
         return Err(ApprovePlanError::EndedOtherwise {
             name: plan.metadata.name.clone().unwrap_or_default(),
@@ -225,5 +229,10 @@ mod tests {
         assert!(verdict(&plan(Some(PlanPhase::RolledBack)), Goal::Phase(PlanPhase::RolledBack)).unwrap());
         let error = verdict(&plan(Some(PlanPhase::RolledBack)), Goal::Done).unwrap_err();
         assert_eq!(error.to_string(), "plan a ended as RolledBack: step s1 failed");
+        let rolled_back = Goal::Phase(PlanPhase::RolledBack);
+        let mut done = plan(Some(PlanPhase::Succeeded));
+        assert!(verdict(&done, rolled_back).is_err());
+        done.annotations_mut().insert(REQUEST_ANNOTATION.to_owned(), "rollback".to_owned());
+        assert!(!verdict(&done, rolled_back).unwrap(), "it is about to be put back");
     }
 }
