@@ -15,6 +15,7 @@ mod flux;
 mod forbidden;
 mod gitops;
 mod handmade;
+mod history;
 mod journal;
 mod metrics;
 mod models;

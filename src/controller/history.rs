@@ -2,7 +2,7 @@
 //! few of those that go next. Pure.
 
 use k8s_openapi::jiff::Timestamp;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// How many objects that are to go are remembered at a time, those that go first. What comes after them is looked for when
 /// they are gone.
@@ -51,8 +51,13 @@ pub(super) enum Next {
 pub(super) struct History {
     /// How many a namespace may hold; as many as there are when 0.
     limit: usize,
-    /// Never fewer than there are, but for what is being removed: an object that changes counts once more.
+    /// Not fewer than there are, but for what others remove while a namespace is listed: an object that changes counts once
+    /// more.
     counts: HashMap<String, usize>,
+    /// The uids of objects that were removed and whose end was not told yet.
+    gone: HashSet<String>,
+    /// The namespace that is being listed, and how many objects were told there since.
+    listing: Option<(String, usize)>,
     crowded: BTreeSet<String>,
     agenda: Agenda,
     listed: bool,
@@ -60,7 +65,15 @@ pub(super) struct History {
 
 impl History {
     pub fn new(limit: usize) -> Self {
-        Self { limit, counts: HashMap::new(), crowded: BTreeSet::new(), agenda: Agenda::new(REMEMBERED), listed: false }
+        Self {
+            limit,
+            counts: HashMap::new(),
+            gone: HashSet::new(),
+            listing: None,
+            crowded: BTreeSet::new(),
+            agenda: Agenda::new(REMEMBERED),
+            listed: false,
+        }
     }
 
     /// Forgets everything: all objects are told anew, until [`History::complete`].
@@ -77,9 +90,17 @@ impl History {
 
     /// There is this object, or it changed.
     pub fn add(&mut self, object: &Finished) {
+        if self.gone.contains(&object.uid) {
+            return;
+        }
         self.remember(object);
         if self.limit == 0 {
             return;
+        }
+        if let Some((namespace, told)) = &mut self.listing
+            && *namespace == object.namespace
+        {
+            *told += 1;
         }
         match self.counts.get_mut(&object.namespace) {
             Some(count) => *count += 1,
@@ -94,6 +115,18 @@ impl History {
 
     /// This object is gone, or not finished any more.
     pub fn remove(&mut self, object: &Finished) {
+        if !self.gone.remove(&object.uid) {
+            self.take_out(object);
+        }
+    }
+
+    /// This object was removed just now, which will be told.
+    pub fn let_go(&mut self, object: &Finished) {
+        self.take_out(object);
+        self.gone.insert(object.uid.clone());
+    }
+
+    fn take_out(&mut self, object: &Finished) {
         if let Some(at) = object.expires {
             self.agenda.forget(&Due { at, namespace: object.namespace.clone(), name: object.name.clone() });
         }
@@ -117,9 +150,16 @@ impl History {
         self.agenda.note(due);
     }
 
-    /// So many objects does a namespace hold in truth.
-    pub fn recount(&mut self, namespace: &str, count: usize) {
-        self.counts.insert(namespace.to_owned(), count);
+    /// A namespace begins to be listed.
+    pub fn list(&mut self, namespace: &str) {
+        self.listing = Some((namespace.to_owned(), 0));
+    }
+
+    /// The namespace was listed, and so many objects are left there.
+    pub fn recount(&mut self, count: usize) {
+        if let Some((namespace, told)) = self.listing.take() {
+            self.counts.insert(namespace, count + told);
+        }
     }
 
     /// Whatever is to go was not listed to the end.
@@ -246,7 +286,8 @@ mod tests {
         history.complete();
         assert_eq!(history.next(at(1)), Next::TidyUp("busy".into()));
         assert_eq!(history.next(at(1)), Next::Rest);
-        history.recount("busy", 20);
+        history.list("busy");
+        history.recount(20);
         history.add(&object("busy", 30, 0, None));
         history.add(&object("busy", 31, 0, None));
         assert_eq!(history.next(at(1)), Next::Rest, "22 are a tenth over 20, not more");
@@ -255,6 +296,31 @@ mod tests {
         assert_eq!(history.next(at(1)), Next::Rest);
         history.add(&object("busy", 33, 0, None));
         assert_eq!(history.next(at(1)), Next::TidyUp("busy".into()));
+    }
+
+    #[test]
+    fn what_is_removed_counts_no_more_however_late_that_is_told() {
+        let mut history = History::new(2);
+        history.complete();
+        let objects: Vec<Finished> = (1..=4).map(|number| object("shop", number, 0, None)).collect();
+        let crowded = Next::TidyUp("shop".into());
+        objects[..3].iter().for_each(|object| history.add(object));
+        assert_eq!(history.next(at(9)), crowded);
+        history.list("shop");
+        history.let_go(&objects[0]);
+        history.recount(2);
+        // It waits for its finalizer, and goes.
+        history.add(&objects[0]);
+        history.remove(&objects[0]);
+        assert_eq!(history.next(at(9)), Next::Rest);
+        history.add(&objects[3]);
+        assert_eq!(history.next(at(9)), crowded);
+        // What is told while the list is read may not be on it.
+        history.list("shop");
+        history.add(&object("shop", 5, 5, None));
+        history.let_go(&objects[1]);
+        history.recount(2);
+        assert_eq!(history.next(at(9)), crowded);
     }
 
     #[test]

@@ -395,7 +395,7 @@ impl<'a> Case<'a> {
         write(plan, context, self.status.clone()).await?;
         notice(context, plan, !fine, reason, "Judge", message);
         audit::record(AuditEvent { decision: &phase.to_string(), ..about(plan, AuditAction::Finished, "countersign") });
-        finish(plan, context).await
+        finish(plan, self.status.finished_at.as_ref(), context).await
     }
 
     fn is_overdue(&self, terms: &ApprovalTerms) -> bool {
@@ -455,4 +455,23 @@ async fn write(plan: &ExecutionPlan, context: &Context, status: ExecutionPlanSta
     let written = plans(plan, context).replace_status(&plan.name_any(), &PostParams::default(), &updated).await;
     context.written.note(&written.map_err(while_doing("writing the plan's status"))?.metadata);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{ExecutionPlanSpec, condition};
+
+    #[test]
+    fn a_plan_that_cannot_be_judged_says_why_and_shows_no_digest() {
+        let plan = ExecutionPlan::new("p", ExecutionPlanSpec::default());
+        let status = stalled(&plan, ExecutionPlanStatus::default(), "DisruptionBudget", &"no ".repeat(2_000));
+        let told = condition(&status.conditions, ConditionType::Stalled).unwrap();
+        assert_eq!((told.status.as_str(), told.reason.as_str()), ("True", "DisruptionBudget"));
+        let message = status.message.clone().unwrap();
+        assert!(message.ends_with(TRIED_AGAIN) && message.len() <= MAX_PLAN_MESSAGE, "{}", message.len());
+        assert_eq!((status.phase, status.digest.as_deref()), (Some(PlanPhase::AwaitingApproval), None));
+        // Said once, it is not written again.
+        assert_eq!(stalled(&plan, status.clone(), "DisruptionBudget", &"no ".repeat(2_000)), status);
+    }
 }

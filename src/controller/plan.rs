@@ -11,6 +11,7 @@ use crate::approval::ApprovedPlan;
 use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching, can_be_put_back};
 use crate::plan::needs_record_dropped;
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::runtime::controller::Action;
@@ -52,7 +53,7 @@ async fn advance(plan: &ExecutionPlan, context: &Arc<Context>) -> Result<Action,
     if is_final {
         let asked_back = signals.rollback.is_some() && can_be_put_back(&status);
         if !asked_back {
-            return finish(plan, context).await;
+            return finish(plan, status.finished_at.as_ref(), context).await;
         }
     }
     if let Some(approved) = ApprovedPlan::begun(plan) {
@@ -332,10 +333,9 @@ pub(super) fn about<'a>(plan: &'a ExecutionPlan, action: AuditAction, actor: &'a
 }
 
 /// Marks a finished plan, so that watches leave it out.
-pub(super) async fn finish(plan: &ExecutionPlan, context: &Context) -> Result<Action, Error> {
+pub(super) async fn finish(plan: &ExecutionPlan, at: Option<&Time>, context: &Context) -> Result<Action, Error> {
     if !plan.labels().contains_key(FINISHED_LABEL) && plan.metadata.deletion_timestamp.is_none() {
-        let finished = plan.status.as_ref().and_then(|status| status.finished_at.as_ref()).map(|time| time.0);
-        mark(context, &plans(plan, context), &plan.metadata, finished, None).await?;
+        mark(context, &plans(plan, context), &plan.metadata, at.map(|at| at.0), None).await?;
     }
     Ok(Action::await_change())
 }
@@ -389,8 +389,7 @@ mod tests {
         assert!(signals(&plan, None).cancel, "the suspended command was deleted");
         assert!(signals(&plan, Some(&command("u2", false))).cancel, "another command of that name");
         let mut going = command("u1", false);
-        going.metadata.deletion_timestamp =
-            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
+        going.metadata.deletion_timestamp = Some(Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
         assert!(signals(&plan, Some(&going)).cancel);
     }
 

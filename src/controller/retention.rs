@@ -137,7 +137,7 @@ pub(super) async fn keep_in_bounds<K: Kept>(archive: &Archive, context: &Context
 }
 
 async fn expire<K: Kept>(due: &Due, archive: &Archive, context: &Context) -> Result<(), Error> {
-    let review = remove::<K>(&due.namespace, &due.name, None, Why::Expired, context).await?;
+    let review = remove::<K>(&due.namespace, &due.name, None, Why::Expired, archive, context).await?;
     if review == Review::AtWork {
         let later = Timestamp::now().saturating_add(WHILE_AT_WORK).unwrap_or(Timestamp::MAX);
         archive.change(|history| history.postpone(Due { at: later, ..due.clone() }));
@@ -151,6 +151,7 @@ async fn tidy_up<K: Kept>(namespace: &str, archive: &Archive, context: &Context)
     let mut count = 0;
     let mut too_many = Vec::new();
     let mut page = ListParams::default().labels(FINISHED_LABEL).limit(PAGE);
+    archive.change(|history| history.list(namespace));
     loop {
         let list = objects.list_metadata(&page).await.map_err(while_doing("listing finished objects"))?;
         for object in list.items.iter().filter(|object| object.metadata.deletion_timestamp.is_none()) {
@@ -160,15 +161,17 @@ async fn tidy_up<K: Kept>(namespace: &str, archive: &Archive, context: &Context)
             }
         }
         for object in too_many.drain(..) {
-            remove::<K>(namespace, &object.name, Some(&object.uid), Why::TooMany, context).await?;
+            let uid = Some(object.uid.as_str());
+            if remove::<K>(namespace, &object.name, uid, Why::TooMany, archive, context).await? == Review::Remove {
+                count -= 1;
+            }
         }
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page = page.continue_token(&token),
             None => break,
         }
     }
-    // Their removal is told like any other.
-    archive.change(|history| history.recount(namespace, count));
+    archive.change(|history| history.recount(count));
     Ok(())
 }
 
@@ -192,6 +195,7 @@ async fn remove<K: Kept>(
     name: &str,
     uid: Option<&str>,
     why: Why,
+    archive: &Archive,
     context: &Context,
 ) -> Result<Review, Error> {
     let objects: Api<K> = Api::namespaced(context.client.clone(), namespace);
@@ -212,6 +216,9 @@ async fn remove<K: Kept>(
     let preconditions = Preconditions { uid: object.uid(), resource_version: object.resource_version() };
     match objects.delete(name, &DeleteParams::background().preconditions(preconditions)).await {
         Ok(_) => {
+            if K::counts(object.meta()) {
+                archive.change(|history| history.let_go(&finished(object.meta())));
+            }
             let kind = K::kind(&());
             tracing::info!(kind = kind.as_ref(), namespace, name, why = ?why, "removed a finished object");
             Ok(Review::Remove)
@@ -283,4 +290,57 @@ fn is_at_work(plan: &ExecutionPlan) -> bool {
 pub(super) fn expiry(command: &AgentCommand) -> Option<Timestamp> {
     let finished = command.status.as_ref()?.finished_at.as_ref()?.0;
     finished.checked_add(Duration::from(command.spec.ttl_after_finished?)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{ExecutionPlanSpec, ExecutionPlanStatus, StepStatus};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+    use std::collections::BTreeMap;
+
+    fn plan(phase: Option<PlanPhase>, request: Option<&str>) -> ExecutionPlan {
+        let mut plan = ExecutionPlan::new("p", ExecutionPlanSpec::default());
+        let applied_at = Some(Time(Timestamp::UNIX_EPOCH));
+        let step = StepStatus { id: "s".into(), applied_at, ..StepStatus::default() };
+        plan.status = Some(ExecutionPlanStatus { phase, steps: vec![step], ..ExecutionPlanStatus::default() });
+        plan.metadata.annotations = request.map(|word| BTreeMap::from([(REQUEST_ANNOTATION.into(), word.into())]));
+        plan
+    }
+
+    #[test]
+    fn a_plan_that_is_not_over_or_is_to_be_put_back_is_at_work() {
+        use PlanPhase::{AwaitingApproval, Executing, RolledBack, RollingBack, Succeeded};
+        for phase in [None, Some(AwaitingApproval), Some(Executing), Some(RollingBack)] {
+            assert!(is_at_work(&plan(phase, None)), "{phase:?}");
+        }
+        assert!(!is_at_work(&plan(Some(Succeeded), None)));
+        assert!(!is_at_work(&plan(Some(RolledBack), Some("cancel"))));
+        assert!(is_at_work(&plan(Some(Succeeded), Some("rollback"))));
+        assert!(is_at_work(&ExecutionPlan::new("new", ExecutionPlanSpec::default())), "nobody has looked at it");
+    }
+
+    #[test]
+    fn metadata_tells_when_an_object_finished_and_when_it_goes() {
+        let mut meta = ObjectMeta { creation_timestamp: Some(Time(Timestamp::UNIX_EPOCH)), ..ObjectMeta::default() };
+        assert_eq!((finished(&meta).at, finished(&meta).expires), (Timestamp::UNIX_EPOCH, None));
+        let times = [(FINISHED_AT_ANNOTATION, "2026-01-01T00:00:00Z"), (EXPIRES_AT_ANNOTATION, "soon")];
+        meta.annotations = Some(times.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+        assert_eq!(finished(&meta).at.to_string(), "2026-01-01T00:00:00Z");
+        assert_eq!(finished(&meta).expires, None, "somebody else's words");
+        let mut command = AgentCommand::new("c", crate::api::AgentCommandSpec::default());
+        command.spec.ttl_after_finished = Some(Duration::from_secs(60).into());
+        assert_eq!(expiry(&command), None, "it is not over");
+        let over = Some(Time(Timestamp::UNIX_EPOCH));
+        command.status = Some(crate::api::AgentCommandStatus { finished_at: over, ..Default::default() });
+        assert_eq!(expiry(&command).map(Timestamp::as_second), Some(60));
+    }
+
+    #[test]
+    fn plans_of_commands_are_not_counted() {
+        let mut meta = ObjectMeta::default();
+        assert!(ExecutionPlan::counts(&meta));
+        meta.owner_references = Some(vec![OwnerReference::default()]);
+        assert!(!ExecutionPlan::counts(&meta));
+    }
 }
