@@ -234,7 +234,8 @@ async fn look_again(plan: &ExecutionPlan, context: &Arc<Context>, running: &mut 
         let ended = found.status.as_ref().and_then(|status| status.phase).is_some_and(PlanPhase::is_final);
         let rests = ended && found.metadata.deletion_timestamp.is_none() && !is_asked_back(found);
         if rests {
-            finish(found, context).await?;
+            let at = found.status.as_ref().and_then(|status| status.finished_at.as_ref());
+            finish(found, at, context).await?;
         }
         *running = false;
         if !end() || rests {
