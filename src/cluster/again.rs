@@ -121,6 +121,10 @@ impl<B> Policy<Request<Body>, Response<B>, kube::Error> for Again {
                 (None, None)
             }
         };
+        if code == Some(StatusCode::TOO_MANY_REQUESTS) && request.uri().path().ends_with("/eviction") {
+            // So a disruption budget says no. Whoever evicts decides how often to ask.
+            return None;
+        }
         self.pause(changes_nothing(request.method(), request.uri()), code, server).map(tokio::time::sleep)
     }
 
@@ -175,6 +179,17 @@ mod tests {
         assert!(!again(true, 403) && !again(true, 404) && !again(true, 409));
         assert!(Again::new(&Line::default()).pause(true, None, None).is_some(), "the connection broke");
         assert!(Again::new(&Line::default()).pause(false, None, None).is_none(), "it may have landed");
+    }
+
+    #[tokio::test]
+    async fn the_word_of_a_disruption_budget_stands() {
+        let tried = |uri: &str| {
+            let mut request = Request::post(uri).body(Body::empty()).unwrap();
+            let mut answer = Ok(Response::builder().status(429).body(Body::empty()).unwrap());
+            Again::new(&Line::default()).retry(&mut request, &mut answer).is_some()
+        };
+        assert!(!tried("/api/v1/namespaces/a/pods/b/eviction"));
+        assert!(tried("/api/v1/namespaces/a/pods"));
     }
 
     #[tokio::test]
