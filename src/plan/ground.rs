@@ -215,7 +215,8 @@ impl Grounder<'_> {
         let uid = live.and_then(|object| object.pointer("/metadata/uid")).and_then(Value::as_str).map(str::to_owned);
         let options = WriteOptions { dry_run: true, uid, ..WriteOptions::default() };
         self.access.perform(self.catalog, operation, &options).await.map(Some).map_err(|error| {
-            if error.is_transient() {
+            // Somebody may have changed, or replaced, the object since it was read.
+            if error.is_transient() || error.is_conflict() {
                 return PlanError::Cluster(error);
             }
             if error.server_message().contains(NO_DRY_RUN) {

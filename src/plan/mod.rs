@@ -61,10 +61,10 @@ impl PlanError {
         Self::Refused { reason, message: message.into() }
     }
 
-    /// Whether trying again may help.
+    /// Whether trying again may help. An object that changed while it was looked at is looked at once more.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Cluster(error) if error.is_transient())
+        matches!(self, Self::Cluster(error) if error.is_transient() || error.is_conflict())
     }
 
     /// One word for conditions and events.
