@@ -32,7 +32,9 @@ pub(super) fn settle_status(
     status.message = Some(message.clone());
     let now = Time(k8s_openapi::jiff::Timestamp::now());
     if phase == PlanPhase::Observing && status.verified_at.is_none() {
-        status.verified_at = Some(now.clone());
+        // The time of watching begins with the last step, not with whenever that is written down.
+        let last = journal.entries.iter().filter_map(|entry| entry.finished_at.clone()).max();
+        status.verified_at = Some(last.unwrap_or_else(|| now.clone()));
     }
     let reason = if journal.timed_out { TIMED_OUT.to_owned() } else { format!("{phase:?}") };
     let conditions = &mut status.conditions;
