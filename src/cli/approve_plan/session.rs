@@ -77,7 +77,14 @@ impl Session {
         let plans = if all_namespaces { Api::all(self.client.clone()) } else { self.plans() };
         let unfinished = ListParams::default().labels(&format!("!{FINISHED_LABEL}"));
         let list = plans.list(&if all { ListParams::default() } else { unfinished }).await;
-        let mut plans = list.map_err(|error| ApprovePlanError::of("list plans", error))?.items;
+        let mut plans = list
+            .map_err(|error| match ApprovePlanError::of("list plans", error) {
+                ApprovePlanError::Refused { message } if all_namespaces => ApprovePlanError::Refused {
+                    message: format!("{message}; leave out -A and name a namespace with -n"),
+                },
+                error => error,
+            })?
+            .items;
         plans.retain(|plan| all || waits(plan));
         Ok(plans)
     }

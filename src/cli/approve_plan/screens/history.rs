@@ -54,7 +54,7 @@ pub fn entries(plan: &ExecutionPlan, command: Option<&AgentCommand>, events: &[E
         plan.spec.steps.len(),
         if plan.spec.steps.len() == 1 { "step" } else { "steps" },
         risk_of(plan).level,
-        plan.spec.summary
+        plan.spec.summary.trim_end_matches('.')
     );
     entries.push(Entry::new(plan.metadata.creation_timestamp.as_ref(), proposer, proposed, Tone::Plain));
     let Some(status) = &plan.status else { return entries };
