@@ -53,10 +53,16 @@ func (p *proc) state() byte {
 		return 0
 	}
 	state, start, ok := stat(p.Pid)
-	if !ok || start != p.Start || state == 'Z' || state == 'X' {
+	if !ok || start != p.Start || state == 'X' || state == 'Z' && lastThread(p.Pid) {
 		return 0
 	}
 	return state
+}
+
+// lastThread is false while a killed process whose first thread is gone has others, which hold its files and ports.
+func lastThread(pid int) bool {
+	threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(pid), "task"))
+	return err != nil || len(threads) <= 1
 }
 
 func (p *proc) alive() bool  { return p.state() != 0 }
