@@ -260,9 +260,7 @@ async fn await_approval(
         }
         Approval::Approved { by } => {
             // A plan that this process made a moment ago, and that nobody had to approve, had its rights checked then.
-            if (!fresh || need > 0)
-                && let Err(error) = rights_hold(plan, context).await
-            {
+            if (!fresh || need > 0) && let Err(error) = rights_hold(plan, context).await {
                 return match error {
                     Error::Plan(error) if !error.is_transient() => {
                         stop(plan, context, status, PlanPhase::Failed, error.reason(), &error.to_string()).await
