@@ -125,6 +125,14 @@ impl Catalog {
     }
 }
 
+#[cfg(test)]
+impl ResourceKind {
+    /// A kind for tests, of version `v1`, without verbs and subresources.
+    pub(crate) fn sample(group: &str, kind: &str, plural: &str, namespaced: bool) -> Self {
+        Self { group: group.to_owned(), namespaced, ..core_kind(kind, plural) }
+    }
+}
+
 /// A namespaced kind of the core group that every cluster serves.
 pub(super) fn core_kind(kind: &str, plural: &str) -> ResourceKind {
     ResourceKind {

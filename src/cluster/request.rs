@@ -151,17 +151,7 @@ mod tests {
     use super::*;
 
     fn deployments() -> ResourceKind {
-        ResourceKind {
-            group: "apps".into(),
-            version: "v1".into(),
-            kind: "Deployment".into(),
-            plural: "deployments".into(),
-            singular: "deployment".into(),
-            short_names: vec![],
-            namespaced: true,
-            verbs: vec![],
-            subresources: vec![],
-        }
+        ResourceKind::sample("apps", "Deployment", "deployments", true)
     }
 
     fn path(namespace: Option<&str>, name: Option<&str>) -> Result<String, String> {

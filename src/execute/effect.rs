@@ -504,21 +504,9 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures::{step, target};
     use super::*;
     use crate::api::{Operation, Retry};
-
-    fn step(operation: Operation) -> Step {
-        Step { id: "s1".into(), operation, ..Step::default() }
-    }
-
-    fn target() -> ObjectRef {
-        ObjectRef {
-            api_version: "apps/v1".into(),
-            kind: "Deployment".into(),
-            namespace: Some("shop".into()),
-            name: "checkout".into(),
-        }
-    }
 
     #[test]
     fn what_cannot_be_checked_afterwards_is_not_begun() {

@@ -119,8 +119,9 @@ pub(super) fn difference(said: &[FieldChange], shown: &[FieldChange]) -> Option<
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures::{step, target};
     use super::*;
-    use crate::api::{ObjectRef, StepStatus};
+    use crate::api::StepStatus;
     use crate::cluster::{Catalog, ResourceKind};
     use serde_json::json;
     use std::sync::Arc;
@@ -130,33 +131,10 @@ mod tests {
         FieldChange { path: path.into(), from: present(from), to: present(to), redacted: false }
     }
 
-    fn step(operation: Operation) -> Step {
-        Step { id: "s1".into(), operation, ..Step::default() }
-    }
-
-    fn target() -> ObjectRef {
-        ObjectRef {
-            api_version: "apps/v1".into(),
-            kind: "Deployment".into(),
-            namespace: Some("shop".into()),
-            name: "checkout".into(),
-        }
-    }
-
     /// What is found of a step's mutation, when `before` is the uid of the object before it.
     fn find(step: &Step, before: Option<&str>, changes: &[FieldChange], live: Option<&Value>) -> Found {
         let before = before.map(|uid| ResourceId { uid: Some(uid.into()), resource_version: None });
-        let kind = ResourceKind {
-            group: "apps".into(),
-            version: "v1".into(),
-            kind: "Deployment".into(),
-            plural: "deployments".into(),
-            singular: "deployment".into(),
-            short_names: vec![],
-            namespaced: true,
-            verbs: vec![],
-            subresources: vec![],
-        };
+        let kind = ResourceKind::sample("apps", "Deployment", "deployments", true);
         let entry = StepStatus { before, ..StepStatus::default() };
         let subject = Subject { step, entry, target: target(), kind, catalog: Arc::new(Catalog::default()) };
         found(&subject, changes, live)

@@ -8,6 +8,8 @@ mod drive;
 mod effect;
 mod evidence;
 mod fence;
+#[cfg(test)]
+mod fixtures;
 pub mod journal;
 mod promql;
 mod readiness;

@@ -220,20 +220,6 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn kind(plural: &str, group: &str, kind: &str, namespaced: bool) -> ResourceKind {
-        ResourceKind {
-            group: group.into(),
-            version: "v1".into(),
-            kind: kind.into(),
-            plural: plural.into(),
-            singular: kind.to_lowercase(),
-            short_names: vec![],
-            namespaced,
-            verbs: vec![],
-            subresources: vec![],
-        }
-    }
-
     fn step(operation: OperationKind, resource: ResourceKind, environment: Option<&'static str>) -> StepFacts {
         StepFacts {
             operation,
@@ -247,7 +233,8 @@ mod tests {
     }
 
     fn scaled(from: u64, to: u64, environment: Option<&'static str>) -> StepFacts {
-        let mut facts = step(OperationKind::Patch, kind("deployments", "apps", "Deployment", true), environment);
+        let mut facts =
+            step(OperationKind::Patch, ResourceKind::sample("apps", "Deployment", "deployments", true), environment);
         facts.changes = vec![FieldChange {
             path: "spec.replicas".into(),
             from: Some(json!(from)),
@@ -289,7 +276,8 @@ mod tests {
                 ("customresourcedefinitions", "apiextensions.k8s.io", "CustomResourceDefinition", false),
                 ("clusterroles", "rbac.authorization.k8s.io", "ClusterRole", false),
             ] {
-                let facts = step(OperationKind::Delete, kind(plural, group, name, namespaced), environment);
+                let facts =
+                    step(OperationKind::Delete, ResourceKind::sample(group, name, plural, namespaced), environment);
                 assert_eq!(assess_step(&facts, false).level, RiskLevel::Critical, "{name}");
             }
         }
@@ -300,8 +288,11 @@ mod tests {
         let privileged = json!({ "spec": { "template": { "spec": { "containers": [
             { "name": "web", "securityContext": { "privileged": true } }
         ] } } } });
-        let mut facts =
-            step(OperationKind::Apply, kind("deployments", "apps", "Deployment", true), Some("development"));
+        let mut facts = step(
+            OperationKind::Apply,
+            ResourceKind::sample("apps", "Deployment", "deployments", true),
+            Some("development"),
+        );
         facts.manifest = Some(privileged.clone());
         assert_eq!(assess_step(&facts, true).level, RiskLevel::Critical);
         facts.live = Some(privileged);
@@ -310,7 +301,7 @@ mod tests {
 
     #[test]
     fn what_no_rule_knows_is_not_low() {
-        let facts = step(OperationKind::Wait, kind("pods", "", "Pod", true), Some("production"));
+        let facts = step(OperationKind::Wait, ResourceKind::sample("", "Pod", "pods", true), Some("production"));
         assert_eq!(assess_step(&facts, true).level, RiskLevel::Medium);
     }
 

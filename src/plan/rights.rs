@@ -331,25 +331,11 @@ mod tests {
     use crate::api::{PatchType, WaitUntil};
     use serde_json::json;
 
-    fn kind(group: &str, kind: &str, plural: &str, namespaced: bool) -> ResourceKind {
-        ResourceKind {
-            group: group.into(),
-            version: "v1".into(),
-            kind: kind.into(),
-            plural: plural.into(),
-            singular: kind.to_lowercase(),
-            short_names: vec![],
-            namespaced,
-            verbs: vec![],
-            subresources: vec![],
-        }
-    }
-
     fn catalog() -> Catalog {
         let kinds = vec![
-            kind("", "Pod", "pods", true),
-            kind("", "Node", "nodes", false),
-            kind("apps", "Deployment", "deployments", true),
+            ResourceKind::sample("", "Pod", "pods", true),
+            ResourceKind::sample("", "Node", "nodes", false),
+            ResourceKind::sample("apps", "Deployment", "deployments", true),
         ];
         Catalog { kinds, ..Catalog::default() }
     }
@@ -481,7 +467,7 @@ mod tests {
 
     #[test]
     fn putting_back_has_rights_of_its_own() {
-        let pods = kind("", "Pod", "pods", true);
+        let pods = ResourceKind::sample("", "Pod", "pods", true);
         let undo = |strategy| words(&rights_to_undo(&pods, &object("v1", "Pod"), strategy));
         assert_eq!(undo(RollbackStrategy::Delete), ["delete pods named x in namespace shop"]);
         assert_eq!(
