@@ -7,6 +7,13 @@ pub const MAX_STEP_MESSAGE: usize = 2_000;
 /// The longest message of a plan as a whole, which its conditions repeat, in bytes as stored.
 pub const MAX_PLAN_MESSAGE: usize = 2_000;
 
+/// Whole seconds as people write a duration: `90m` as `1h30m`. Empty for none.
+#[must_use]
+pub fn hours_minutes_seconds(seconds: u64) -> String {
+    let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect()
+}
+
 /// How many bytes the API server stores for a text, its quotes not counted.
 ///
 /// Go's JSON encoder escapes the characters that mean something in HTML, too.

@@ -30,7 +30,7 @@ pub use command::{
 pub use conditions::{ConditionType, condition, condition_is_true, set_condition};
 pub use crds::{crds, unknown_fields};
 pub use field_path::{FieldPath, ParseFieldPathError, PathElement};
-pub use message::{MAX_PLAN_MESSAGE, MAX_STEP_MESSAGE, shortened, stored_bytes};
+pub use message::{MAX_PLAN_MESSAGE, MAX_STEP_MESSAGE, hours_minutes_seconds, shortened, stored_bytes};
 pub use model_provider::{
     Fallback, ModelPrice, ModelProvider, ModelProviderSpec, ModelProviderStatus, ProviderProbe, RateLimit,
     SecretKeyRef, StructuredOutput,
@@ -71,6 +71,16 @@ pub const COMMAND_LABEL: &str = "countersign.dev/command";
 pub const COMMAND_GENERATION_ANNOTATION: &str = "countersign.dev/command-generation";
 /// Annotation that asks for an action on a plan: `rollback` or `cancel`.
 pub const REQUEST_ANNOTATION: &str = "countersign.dev/request";
+/// What [`REQUEST_ANNOTATION`] says to have a plan put back.
+const ROLLBACK_REQUEST: &str = "rollback";
+
+/// Whether somebody asks to have the plan with this metadata put back.
+#[must_use]
+pub fn is_asked_back(meta: &kube::core::ObjectMeta) -> bool {
+    let request = meta.annotations.as_ref().and_then(|annotations| annotations.get(REQUEST_ANNOTATION));
+    request.is_some_and(|request| request == ROLLBACK_REQUEST)
+}
+
 /// Finalizer on plans, so that their snapshots go when they go.
 pub const SNAPSHOT_FINALIZER: &str = "countersign.dev/snapshots";
 /// Label on objects that a plan applied, with the plan's name.

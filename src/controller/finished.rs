@@ -12,7 +12,7 @@ use super::plan::clean_up;
 use super::retention::{self, Archive, Kept, keep_in_bounds};
 use crate::api::{
     AgentCommand, CommandPhase, EXPIRES_AT_ANNOTATION, ExecutionPlan, FINISHED_AT_ANNOTATION, FINISHED_LABEL,
-    REQUEST_ANNOTATION,
+    is_asked_back,
 };
 use crate::cluster::{WATCH_PAUSE, watch_backoff};
 use crate::execute::can_be_put_back;
@@ -121,8 +121,7 @@ async fn plan(meta: &ObjectMeta, context: &Context) -> Result<(), Error> {
     if meta.deletion_timestamp.is_some() {
         return clean_up(meta, context).await;
     }
-    let request = meta.annotations.as_ref().and_then(|annotations| annotations.get(REQUEST_ANNOTATION));
-    if request.map(String::as_str) != Some("rollback") {
+    if !is_asked_back(meta) {
         return Ok(());
     }
     let (namespace, name) = place(meta);

@@ -3,9 +3,11 @@ use super::context::{Context, Error, while_doing};
 use super::finished::mark;
 use super::judge::{await_approval, stall};
 use super::notice::notice;
+use super::recheck::stored_command;
 use super::run::key;
 use crate::api::{
-    AgentCommand, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanPhase, REQUEST_ANNOTATION, SNAPSHOT_FINALIZER,
+    AgentCommand, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanPhase, REQUEST_ANNOTATION,
+    SNAPSHOT_FINALIZER, is_asked_back,
 };
 use crate::approval::ApprovedPlan;
 use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching, can_be_put_back};
@@ -86,21 +88,17 @@ pub(super) fn signals(plan: &ExecutionPlan, command: Option<&AgentCommand>) -> S
     Signals {
         suspended: command.is_some_and(|command| command.spec.suspend),
         cancel: request == Some("cancel") || plan.metadata.deletion_timestamp.is_some() || orphaned,
-        rollback: (request == Some("rollback")).then(|| "putting back was asked for".to_owned()),
+        rollback: is_asked_back(&plan.metadata).then(|| "putting back was asked for".to_owned()),
     }
 }
 
 /// The command that a plan answers. The cache knows neither finished commands nor, right after the start, any at all: what
 /// it does not know is asked for, because a suspended command must not be taken for none.
 async fn command_of(plan: &ExecutionPlan, context: &Context) -> Result<Option<Arc<AgentCommand>>, Error> {
-    let Some(reference) = &plan.spec.command_ref else { return Ok(None) };
     if let Some(command) = context.command_of(plan) {
         return Ok(Some(command));
     }
-    let commands: Api<AgentCommand> =
-        Api::namespaced(context.client.clone(), plan.namespace().as_deref().unwrap_or_default());
-    let found = commands.get_opt(&reference.name).await.map_err(while_doing("reading the plan's command"))?;
-    Ok(found.map(Arc::new))
+    Ok(stored_command(plan, context).await?.map(Arc::new))
 }
 
 pub(super) fn plans(plan: &ExecutionPlan, context: &Context) -> Api<ExecutionPlan> {
@@ -232,7 +230,7 @@ async fn look_again(plan: &ExecutionPlan, context: &Arc<Context>, running: &mut 
         // marked twice. What people ask of a marked plan is heard by those who listen to finished ones.
         context.written.note(&found.metadata);
         let ended = found.status.as_ref().and_then(|status| status.phase).is_some_and(PlanPhase::is_final);
-        let rests = ended && found.metadata.deletion_timestamp.is_none() && !is_asked_back(found);
+        let rests = ended && found.metadata.deletion_timestamp.is_none() && !is_asked_back(&found.metadata);
         if rests {
             let at = found.status.as_ref().and_then(|status| status.finished_at.as_ref());
             finish(found, at, context).await?;
@@ -250,10 +248,6 @@ async fn look_again(plan: &ExecutionPlan, context: &Arc<Context>, running: &mut 
         Err(error) if error.is_outdated() || error.is_gone() => Ok(()),
         done => done.map(|_| ()),
     }
-}
-
-fn is_asked_back(plan: &ExecutionPlan) -> bool {
-    plan.annotations().get(REQUEST_ANNOTATION).is_some_and(|request| request == "rollback")
 }
 
 async fn drive(

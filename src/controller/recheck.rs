@@ -44,9 +44,13 @@ pub(super) async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Resu
 /// Whether the plan's command pauses right now. What brings the plan here may be the command going on, before the cache of
 /// commands shows it; nothing would come after that.
 pub(super) async fn still_suspended(plan: &ExecutionPlan, context: &Context) -> Result<bool, Error> {
-    let Some(reference) = &plan.spec.command_ref else { return Ok(false) };
+    Ok(stored_command(plan, context).await?.is_some_and(|command| command.spec.suspend))
+}
+
+/// The command that a plan answers, as it is stored.
+pub(super) async fn stored_command(plan: &ExecutionPlan, context: &Context) -> Result<Option<AgentCommand>, Error> {
+    let Some(reference) = &plan.spec.command_ref else { return Ok(None) };
     let namespace = plan.namespace().unwrap_or_default();
     let commands: Api<AgentCommand> = Api::namespaced(context.client.clone(), &namespace);
-    let command = commands.get_opt(&reference.name).await.map_err(while_doing("reading the plan's command"))?;
-    Ok(command.is_some_and(|command| command.spec.suspend))
+    commands.get_opt(&reference.name).await.map_err(while_doing("reading the plan's command"))
 }

@@ -8,7 +8,7 @@ use super::history::{Due, Finished, History, Newest, Next};
 use super::policy::counts_this_month;
 use crate::api::{
     AgentCommand, COMMAND_LABEL, CommandPhase, EXPIRES_AT_ANNOTATION, ExecutionPlan, FINISHED_AT_ANNOTATION,
-    FINISHED_LABEL, PlanPhase, REQUEST_ANNOTATION,
+    FINISHED_LABEL, PlanPhase, is_asked_back,
 };
 use crate::execute::can_be_put_back;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -282,8 +282,7 @@ fn review(plans: &[&ExecutionPlan], why: Why, context: &Context) -> Review {
 /// Whether a plan is being carried out, waits for that, or was asked to be put back.
 fn is_at_work(plan: &ExecutionPlan) -> bool {
     let Some(status) = &plan.status else { return true };
-    let asked = plan.annotations().get(REQUEST_ANNOTATION).is_some_and(|request| request == "rollback");
-    !status.phase.is_some_and(PlanPhase::is_final) || (asked && can_be_put_back(status))
+    !status.phase.is_some_and(PlanPhase::is_final) || (is_asked_back(&plan.metadata) && can_be_put_back(status))
 }
 
 /// When a finished command goes by itself.
@@ -295,7 +294,7 @@ pub(super) fn expiry(command: &AgentCommand) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{ExecutionPlanSpec, ExecutionPlanStatus, StepStatus};
+    use crate::api::{ExecutionPlanSpec, ExecutionPlanStatus, REQUEST_ANNOTATION, StepStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
     use std::collections::BTreeMap;
 

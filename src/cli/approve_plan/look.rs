@@ -6,11 +6,10 @@ use super::error::ApprovePlanError;
 use super::screens::{Columns, entries, render_history, render_list, render_plan};
 use super::session::Session;
 use super::standing::Standing;
-use crate::api::{ExecutionPlan, PlanPhase, REQUEST_ANNOTATION};
+use crate::api::{ExecutionPlan, PlanPhase, is_asked_back};
 use crate::cli::output::{OutputFormat, print, structured};
 use crate::cli::page::{Page, Style, Tone, plain, span};
 use futures::StreamExt;
-use kube::ResourceExt;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watch_object};
 use serde_json::json;
@@ -193,8 +192,7 @@ fn verdict(plan: &ExecutionPlan, goal: Goal) -> Result<bool, ApprovePlanError> {
         return Ok(true);
     }
     // A rollback that was asked for takes up a plan that had ended.
-    let goes_on = plan.annotations().get(REQUEST_ANNOTATION).is_some_and(|request| request == "rollback")
-        && matches!(phase, PlanPhase::Succeeded | PlanPhase::Cancelled);
+    let goes_on = is_asked_back(&plan.metadata) && matches!(phase, PlanPhase::Succeeded | PlanPhase::Cancelled);
     if phase.is_final() && !goes_on {
         let message = plan.status.as_ref().and_then(|status| status.message.as_ref());
         return Err(ApprovePlanError::EndedOtherwise {
@@ -209,7 +207,8 @@ fn verdict(plan: &ExecutionPlan, goal: Goal) -> Result<bool, ApprovePlanError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::ExecutionPlanStatus;
+    use crate::api::{ExecutionPlanStatus, REQUEST_ANNOTATION};
+    use kube::ResourceExt;
 
     fn plan(phase: Option<PlanPhase>) -> ExecutionPlan {
         let mut plan = ExecutionPlan::new("a", crate::api::ExecutionPlanSpec::default());

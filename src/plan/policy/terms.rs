@@ -1,5 +1,5 @@
 use super::{CompiledPolicy, PlanFacts, Ruling, Verdict, approvals_required};
-use crate::api::{Automation, PolicyDemand, RiskLevel};
+use crate::api::{Automation, PolicyDemand, RiskLevel, hours_minutes_seconds};
 use std::time::Duration;
 
 /// How long a plan waits for its approvals where no policy says so. What was shown a month ago is not what one would
@@ -97,9 +97,6 @@ fn asks(policy: &CompiledPolicy, risk: RiskLevel) -> Vec<String> {
 /// A duration as people write it in the API: `1h30m`.
 #[must_use]
 pub fn written(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
-    let text: String =
-        parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect();
+    let text = hours_minutes_seconds(duration.as_secs());
     if text.is_empty() { format!("{duration:?}") } else { text }
 }

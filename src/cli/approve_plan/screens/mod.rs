@@ -11,6 +11,7 @@ pub use history::{entries, render as render_history};
 pub use list::{Columns, render as render_list};
 pub use plan::render as render_plan;
 
+use crate::api::hours_minutes_seconds;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::Duration;
 
@@ -26,8 +27,7 @@ fn duration(duration: Duration) -> String {
     if duration.subsec_nanos() != 0 || seconds == 0 {
         return format!("{duration:?}");
     }
-    let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
-    parts.iter().filter(|(number, _)| *number > 0).map(|(number, unit)| format!("{number}{unit}")).collect()
+    hours_minutes_seconds(seconds)
 }
 
 #[cfg(test)]
