@@ -80,11 +80,11 @@ impl Driver {
         Self { plans, plan, status, effects, signals, events }
     }
 
-    /// Runs to the end of the plan. The write that journals an intent always precedes the effect.
+    /// Runs to the end of the plan, and gives it as it was stored then. The write that journals an intent always precedes the effect.
     ///
     /// # Errors
     /// When the journal cannot be written: nothing more is done then, and driving can be taken up again later.
-    pub async fn run(mut self) -> Result<Outcome, DriveError> {
+    pub async fn run(mut self) -> Result<(Outcome, ExecutionPlan), DriveError> {
         let steps = Arc::new(self.plan.spec.steps.clone());
         let mut journal = Journal::new(&steps, &self.status);
         let bounds = Bounds { parallel: PARALLEL, observe: self.plan.spec.observe.is_some() };
@@ -115,7 +115,7 @@ impl Driver {
                 Decision::End(outcome) => {
                     settle_status(&mut self.status, &self.plan, &journal, Some(outcome));
                     self.write().await?;
-                    return Ok(outcome.clone());
+                    return Ok((outcome.clone(), self.plan));
                 }
             };
             // Only what changes the cluster needs its intent stored first: should the operator stop before the next
