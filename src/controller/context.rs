@@ -13,6 +13,7 @@ use crate::execute::{Signals, SnapshotError, SnapshotStore};
 use crate::plan::{Namespace, PlanError};
 use crate::telemetry::Metrics;
 use kube::api::ObjectMeta;
+use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
@@ -107,26 +108,63 @@ impl Executions {
 /// once more what was just done; the newer object brings the work back by itself.
 #[derive(Default)]
 pub(super) struct Written {
-    versions: Mutex<HashMap<String, (u64, Instant)>>,
+    known: Mutex<HashMap<String, Write>>,
+}
+
+/// The newest that is known of an object.
+struct Write {
+    version: u64,
+    at: Instant,
+    /// Whether all that follows from that version was done when it was written.
+    settled: bool,
 }
 
 impl Written {
     /// Remembers what the API server answered to a write, or to a read.
     pub fn note(&self, meta: &ObjectMeta) {
-        let (Some(uid), Some(version)) = (&meta.uid, version(meta)) else { return };
-        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        if versions.len() >= WRITTEN_KEPT {
-            versions.retain(|_, (_, at)| at.elapsed() < WRITTEN_LIFETIME);
-        }
-        let newest = versions.get(uid).map_or(version, |(known, _)| version.max(*known));
-        versions.insert(uid.clone(), (newest, Instant::now()));
+        self.keep(meta, false);
+    }
+
+    /// Remembers a write after which nothing is left to do until something else changes.
+    pub fn note_settled(&self, meta: &ObjectMeta) {
+        self.keep(meta, true);
     }
 
     /// Whether an object from a cache is older than what this process knows to be stored.
     pub fn is_ahead_of(&self, meta: &ObjectMeta) -> bool {
+        self.compare(meta, |known, version| version < known.version)
+    }
+
+    /// Something else came: what settled an object is to be looked at all the same.
+    pub fn unsettle(&self, meta: &ObjectMeta) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(write) = meta.uid.as_ref().and_then(|uid| known.get_mut(uid)) {
+            write.settled = false;
+        }
+    }
+
+    /// Whether a watch shows no more than what this process wrote and left settled.
+    pub fn is_settled(&self, meta: &ObjectMeta) -> bool {
+        self.compare(meta, |known, version| version == known.version && known.settled)
+    }
+
+    fn keep(&self, meta: &ObjectMeta, settled: bool) {
+        let (Some(uid), Some(version)) = (&meta.uid, version(meta)) else { return };
+        let at = Instant::now();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= WRITTEN_KEPT {
+            known.retain(|_, write| write.at.elapsed() < WRITTEN_LIFETIME);
+        }
+        match known.get_mut(uid) {
+            Some(write) if write.version > version => write.at = at,
+            _ => drop(known.insert(uid.clone(), Write { version, at, settled })),
+        }
+    }
+
+    fn compare(&self, meta: &ObjectMeta, holds: impl FnOnce(&Write, u64) -> bool) -> bool {
         let (Some(uid), Some(version)) = (&meta.uid, version(meta)) else { return false };
-        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        versions.get(uid).is_some_and(|(known, at)| version < *known && at.elapsed() < WRITTEN_LIFETIME)
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(uid).is_some_and(|known| known.at.elapsed() < WRITTEN_LIFETIME && holds(known, version))
     }
 }
 
@@ -170,6 +208,17 @@ impl Context {
     pub fn known_plan(&self, namespace: &str, name: &str) -> KnownPlan {
         let watched = self.plans.get().and_then(|plans| plans.get(&ObjectRef::new(name).within(namespace)));
         newest(watched, self.ended.get(namespace, name), &self.written)
+    }
+
+    /// When to look again at a plan that is outdated in the store. What brought it here must not be lost because what the
+    /// watch shows next is no news by itself.
+    pub fn once_shown(&self, plan: &ExecutionPlan) -> Action {
+        self.written.unsettle(&plan.metadata);
+        // In this order: the watch keeps an object before it asks whether that is news.
+        match self.plans.get().and_then(|plans| plans.get(&ObjectRef::from_obj(plan))) {
+            Some(shown) if !self.written.is_ahead_of(&shown.metadata) => Action::requeue(Duration::ZERO),
+            _ => Action::await_change(),
+        }
     }
 
     /// Takes note of a plan that this process brought to its end, and has its command see it.
@@ -328,6 +377,25 @@ mod tests {
         assert!(!written.is_ahead_of(&meta("b", "9")));
         // A server that counts otherwise is believed as it is.
         assert!(!written.is_ahead_of(&meta("a", "x9")));
+    }
+
+    #[test]
+    fn only_the_very_write_that_settled_an_object_is_no_news() {
+        let written = Written::default();
+        written.note_settled(&meta("a", "10"));
+        assert!(written.is_settled(&meta("a", "10")));
+        assert!(!written.is_settled(&meta("a", "9")) && !written.is_settled(&meta("a", "11")));
+        assert!(!written.is_settled(&meta("b", "10")) && !written.is_settled(&meta("a", "x10")));
+        written.note(&meta("a", "9"));
+        assert!(written.is_settled(&meta("a", "10")), "what came late says nothing new");
+        written.note(&meta("a", "10"));
+        assert!(!written.is_settled(&meta("a", "10")), "somebody else looks at it");
+        written.note_settled(&meta("a", "11"));
+        written.unsettle(&meta("a", "9"));
+        assert!(!written.is_settled(&meta("a", "11")), "something else came before the watch showed it");
+        written.note_settled(&meta("a", "11"));
+        written.note(&meta("a", "12"));
+        assert!(!written.is_settled(&meta("a", "11")) && !written.is_settled(&meta("a", "12")));
     }
 
     fn plan(uid: &str, version: &str) -> Arc<ExecutionPlan> {

@@ -345,13 +345,15 @@ impl<'a> Case<'a> {
     async fn deny(&mut self, count: &Count<'_>, message: &str) -> Result<Action, Error> {
         self.set(ConditionType::Denied, true, "Denied", message);
         let stopped = self.stop(PlanPhase::Denied, "Denied", message).await?;
-        count.given.tell(&self.before.approvals, &count.judgement, self.context).await;
+        let news = count.given.tell(&self.before.approvals, &count.judgement, self.context);
+        count.given.show(&news, self.context).await;
         Ok(stopped)
     }
 
     async fn hold(&mut self, count: &Count<'_>, message: &str) -> Result<Action, Error> {
         self.wait(message).await?;
-        count.given.tell(&self.before.approvals, &count.judgement, self.context).await;
+        let news = count.given.tell(&self.before.approvals, &count.judgement, self.context);
+        count.given.show(&news, self.context).await;
         Ok(count.again.clone())
     }
 
@@ -360,13 +362,15 @@ impl<'a> Case<'a> {
         self.set(ConditionType::Approved, true, "Approved", message);
         self.status.message = Some(message.to_owned());
         self.status.phase = Some(PlanPhase::Approved);
-        count.given.tell(&self.before.approvals, &count.judgement, context).await;
+        let news = count.given.tell(&self.before.approvals, &count.judgement, context);
         notice(context, plan, false, "Approved", "Approve", message);
         let line = about(plan, AuditAction::Begun, "countersign");
         audit::record(AuditEvent { digest: Some(self.digest), decision: message, ..line });
         if let Some(approved) = count.judgement.approve(plan) {
             execute(context, &approved, self.status.clone(), Signals { suspended: false, ..self.signals.clone() });
         }
+        // Beside the execution: the plan's own record is what decides.
+        count.given.show(&news, context).await;
         Action::await_change()
     }
 
@@ -380,7 +384,9 @@ impl<'a> Case<'a> {
         self.set(ConditionType::Reconciling, true, "AwaitingApproval", message);
         self.set(ConditionType::Stalled, false, "AwaitingApproval", message);
         if self.before != self.status {
-            write(self.plan, self.context, self.status.clone()).await?;
+            let written = write(self.plan, self.context, self.status.clone()).await?;
+            // What is waited for brings the plan back by itself; this write says nothing that was not judged.
+            self.context.written.note_settled(&written.metadata);
             notice(self.context, self.plan, false, "AwaitingApproval", "Judge", message);
         }
         Ok(())

@@ -39,7 +39,7 @@ pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -
 async fn advance(plan: &ExecutionPlan, context: &Arc<Context>) -> Result<Action, Error> {
     // Above all what the cache still shows as under way when it has just ended.
     if context.written.is_ahead_of(&plan.metadata) {
-        return Ok(Action::await_change());
+        return Ok(context.once_shown(plan));
     }
     let uid = plan.uid().unwrap_or_default();
     let status = plan.status.clone().unwrap_or_default();

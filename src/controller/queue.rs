@@ -55,9 +55,11 @@ impl<K> Queue<K>
 where
     K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Keeps what `events` show and reconciles every object that they touch. `seen` hears of each change.
+    /// Keeps what `events` show and reconciles every object that they touch, but for changes that are no `news`. `seen` hears
+    /// of each change.
     pub fn of(
         events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+        news: impl Fn(&K) -> bool + Send + 'static,
         seen: impl Fn(Seen<'_, K>) + Send + 'static,
     ) -> Self {
         let (store, writer) = reflector::store();
@@ -70,7 +72,7 @@ where
             let touched = match &event {
                 Event::Apply(object) => {
                     seen(Seen::One(object));
-                    vec![ObjectRef::from_obj(object)]
+                    Vec::from_iter(news(object).then(|| ObjectRef::from_obj(object)))
                 }
                 Event::Delete(object) => {
                     seen(Seen::One(object));
@@ -172,7 +174,7 @@ mod tests {
     async fn watched(events: Vec<Event<AgentCommand>>) -> (Vec<(String, Vec<String>)>, Vec<String>) {
         let told = Arc::new(Mutex::new(Vec::new()));
         let store = Arc::new(std::sync::OnceLock::<Store<AgentCommand>>::new());
-        let queue = Queue::of(stream::iter(events.into_iter().map(Ok)), {
+        let queue = Queue::of(stream::iter(events.into_iter().map(Ok)), |command| !command.spec.suspend, {
             let (told, store) = (Arc::clone(&told), Arc::clone(&store));
             move |seen| {
                 let seen = match seen {
@@ -204,6 +206,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_no_news_is_kept_and_told_and_not_reconciled() {
+        let mut settled = command("a");
+        settled.spec.suspend = true;
+        let (told, items) = watched(vec![Event::Apply(settled)]).await;
+        assert_eq!(told, [said("a", &["a"])]);
+        assert!(items.is_empty());
+    }
+
+    #[tokio::test]
     async fn a_new_list_counts_as_a_whole_and_is_told_to_all() {
         let (told, items) = watched(vec![
             Event::Init,
@@ -228,7 +239,7 @@ mod tests {
         let (done, mut reconciled) = mpsc::unbounded();
         let (change, changes) = mpsc::unbounded();
         let stop = CancellationToken::new();
-        let queue = Queue::of(events, |_| ()).and(pulled.map(Ok)).all_on(changes);
+        let queue = Queue::of(events, |_| true, |_| ()).and(pulled.map(Ok)).all_on(changes);
         let reconcile = |object: Arc<AgentCommand>, done: Arc<mpsc::UnboundedSender<String>>| async move {
             done.unbounded_send(object.name_any()).unwrap();
             Ok::<_, std::io::Error>(Action::await_change())

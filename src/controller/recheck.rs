@@ -41,10 +41,14 @@ pub(super) async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Resu
         }
         .into());
     };
-    check_use(&context.cluster, &requester, &namespace, account).await?;
-    let catalog = catalog_for(&context.cluster, &plan.spec).await?;
-    let account = Actor::service_account(&namespace, account);
-    Ok(check_plan_rights(&context.cluster, &catalog, &requester, &account, &plan.spec).await?)
+    let actor = Actor::service_account(&namespace, account);
+    let rights = async {
+        let catalog = catalog_for(&context.cluster, &plan.spec).await?;
+        check_plan_rights(&context.cluster, &catalog, &requester, &actor, &plan.spec).await
+    };
+    let (may_use, hold) = tokio::join!(check_use(&context.cluster, &requester, &namespace, account), rights);
+    may_use?;
+    Ok(hold?)
 }
 
 /// Whether the plan's command pauses right now. What brings the plan here may be the command going on, before the cache of

@@ -122,7 +122,8 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     // Finished objects are not watched: memory follows what is active, not what is stored.
     let active = || watcher::Config::default().labels(&format!("!{FINISHED_LABEL}"));
 
-    let commands = Queue::of(watcher(Api::<AgentCommand>::all(watching.clone()), active()).backoff(backoff()), {
+    let shown = watcher(Api::<AgentCommand>::all(watching.clone()), active()).backoff(backoff());
+    let commands = Queue::of(shown, |_| true, {
         let context = Arc::clone(&context);
         move |seen| match seen {
             Seen::One(command) => plan_of(command).into_iter().for_each(|plan| wake_plan.pull(plan)),
@@ -143,7 +144,12 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         async move { context.policies.follow(watching, policy_changed).await }
     });
 
-    let plans = Queue::of(watcher(Api::<ExecutionPlan>::all(watching.clone()), active()).backoff(backoff()), {
+    let shown = watcher(Api::<ExecutionPlan>::all(watching.clone()), active()).backoff(backoff());
+    let news = {
+        let context = Arc::clone(&context);
+        move |plan: &ExecutionPlan| !context.written.is_settled(&plan.metadata)
+    };
+    let plans = Queue::of(shown, news, {
         let context = Arc::clone(&context);
         move |seen| match seen {
             Seen::One(plan) => commands_of(plan).for_each(|command| context.wake_command.pull(command)),
