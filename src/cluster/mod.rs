@@ -37,7 +37,7 @@ pub use failure::{Failure, PodFailure, pod_failure, warnings, with_warnings, wor
 pub use image::{ImageError, ImageReference, parse_image};
 pub use inverse::{Drift, Inverse, drift, inverse, landed, one_way};
 pub use prometheus::{Prometheus, PrometheusError, Truth};
-pub use readiness::{Readiness, readiness};
+pub use readiness::{Readiness, is_ready_once_stored, readiness};
 pub use redact::{redact, redact_text};
 pub use table::Table;
 pub use watch::{SHARED_WATCH_PAUSE, WATCH_PAUSE, watch_backoff};

@@ -1,6 +1,7 @@
 //! Whether an object got to where its spec wants it, by the rules of kstatus (`sigs.k8s.io/cli-utils`).
 
 use super::failure::pod_failure;
+use crate::api::ObjectRef;
 use serde_json::Value;
 
 /// Where an object stands between what is wanted and what is.
@@ -43,6 +44,34 @@ pub fn readiness(object: Option<&Value>) -> Readiness {
         ("apiextensions.k8s.io", "CustomResourceDefinition") => definition(view),
         _ => by_ready_condition(view),
     }
+}
+
+/// Kinds, as (group, kind), that are as wanted as soon as they are stored: no controller acts on them, and they have no status
+/// that would say so.
+const PLAIN: [(&str, &str); 15] = [
+    ("", "ConfigMap"),
+    ("", "Secret"),
+    ("", "ServiceAccount"),
+    ("", "LimitRange"),
+    ("coordination.k8s.io", "Lease"),
+    ("networking.k8s.io", "IngressClass"),
+    ("networking.k8s.io", "NetworkPolicy"),
+    ("node.k8s.io", "RuntimeClass"),
+    ("rbac.authorization.k8s.io", "ClusterRole"),
+    ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
+    ("rbac.authorization.k8s.io", "Role"),
+    ("rbac.authorization.k8s.io", "RoleBinding"),
+    ("scheduling.k8s.io", "PriorityClass"),
+    ("storage.k8s.io", "CSIDriver"),
+    ("storage.k8s.io", "StorageClass"),
+];
+
+/// Whether the API server's answer to a write already shows such an object as it is wanted, so that there is nothing to wait
+/// for.
+#[must_use]
+pub fn is_ready_once_stored(target: &ObjectRef) -> bool {
+    let group = target.api_version.split_once('/').map_or("", |(group, _)| group);
+    PLAIN.contains(&(group, target.kind.as_str()))
 }
 
 #[derive(Clone, Copy)]

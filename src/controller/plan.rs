@@ -327,7 +327,7 @@ async fn tell(context: Arc<Context>, plan: ExecutionPlan, mut events: mpsc::Unbo
             audit::record(AuditEvent { decision: &decision, ..about(&plan, action, &account) });
         }
         // Beginnings are in the journal; events are for what came of them.
-        if !matches!(reason, "StepStarted" | "UndoStarted" | "StepApplied") {
+        if !matches!(reason, "StepStarted" | "StepReleased" | "UndoStarted" | "StepApplied") {
             notice(&context, &plan, warning, reason, "Execute", &format!("{name}{message}"));
         }
     }

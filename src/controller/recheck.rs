@@ -51,10 +51,12 @@ pub(super) async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Resu
     Ok(hold?)
 }
 
-/// Whether the plan's command pauses right now. What brings the plan here may be the command going on, before the cache of
-/// commands shows it; nothing would come after that.
+/// Whether the plan of a command that the cache shows as suspended still has to pause. What brings the plan here may be the
+/// command going on, before the cache shows it; nothing would come after that. A command that is gone, or going, sets nothing
+/// free: the cache will show it, and that cancels the plan.
 pub(super) async fn still_suspended(plan: &ExecutionPlan, context: &Context) -> Result<bool, Error> {
-    Ok(stored_command(plan, context).await?.is_some_and(|command| command.spec.suspend))
+    let goes_on = |command: &AgentCommand| !command.spec.suspend && command.metadata.deletion_timestamp.is_none();
+    Ok(!stored_command(plan, context).await?.as_ref().is_some_and(goes_on))
 }
 
 /// The command that a plan answers, as it is stored.

@@ -1,25 +1,30 @@
 use super::effect::Effects;
 use super::journal::{Action, Bounds, Decision, Journal, Observation, Outcome, Signals, next};
 use super::readiness::spoken;
+use super::record::Record;
 use super::status::settle_status;
 use super::stop::{crash_point, pause_point};
 use crate::api::{ExecutionPlan, ExecutionPlanStatus};
 use crate::approval::ApprovedPlan;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tracing::Instrument;
 
 /// How many steps are under way at once.
 const PARALLEL: usize = 16;
+/// How many more are prepared meanwhile, where the ones before them cannot hold them up: a thousand steps take some five writes
+/// of the journal, of a megabyte each.
+const AHEAD: usize = 256;
 /// How long news may wait for company before they are written for people to see.
 const QUIET: Duration = Duration::from_millis(250);
-/// How often a status write that lost against an unrelated change of the object is repeated.
-const MAX_CONFLICTS: u32 = 20;
+/// For how many times as long as the last write of the journal took news wait, too: writing takes a tenth of the time at most.
+const NEWS: u32 = 10;
+/// The same for intents, which hold up what they announce.
+const COMPANY: u32 = 4;
 
 /// Something happened to a step, for events and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,9 +60,9 @@ pub enum DriveError {
 
 /// Carries one approved plan out, from wherever its journal stands to its end.
 pub struct Driver {
-    plans: Api<ExecutionPlan>,
     plan: ExecutionPlan,
     status: ExecutionPlanStatus,
+    record: Record,
     effects: Effects,
     signals: watch::Receiver<Signals>,
     events: mpsc::UnboundedSender<StepEvent>,
@@ -76,59 +81,56 @@ impl Driver {
         events: mpsc::UnboundedSender<StepEvent>,
     ) -> Self {
         let plan = approved.plan().clone();
-        let plans = Api::namespaced(client, plan.namespace().as_deref().unwrap_or_default());
-        Self { plans, plan, status, effects, signals, events }
+        let record = Record::new(client, &plan);
+        Self { plan, status, record, effects, signals, events }
     }
 
-    /// Runs to the end of the plan, and gives it as it was stored then. The write that journals an intent always precedes the effect.
+    /// Runs to the end of the plan, and gives it as it was stored then. The write that journals an intent always precedes
+    /// the effect.
     ///
     /// # Errors
     /// When the journal cannot be written: nothing more is done then, and driving can be taken up again later.
     pub async fn run(mut self) -> Result<(Outcome, ExecutionPlan), DriveError> {
         let steps = Arc::new(self.plan.spec.steps.clone());
         let mut journal = Journal::new(&steps, &self.status);
-        let bounds = Bounds { parallel: PARALLEL, observe: self.plan.spec.observe.is_some() };
+        let bounds = Bounds { parallel: PARALLEL, ahead: AHEAD, observe: self.plan.spec.observe.is_some() };
         let mut under_way: Vec<Action> = Vec::new();
         // As tasks, so that they go on while the journal is written; they end with this driver.
         let mut running = JoinSet::new();
         if self.status.started_at.is_none() {
             self.status.started_at = Some(now());
         }
-        journal.heed(&self.signals.borrow_and_update());
+        journal.heed(&self.signals.borrow_and_update(), &under_way);
         // Nothing begins on an outdated journal, not even a preparation, which replaces a snapshot: this write fails when
         // what this driver was given is not what is stored.
-        self.store(&journal).await?;
+        self.store(&mut journal).await?;
         let mut dirty = false;
+        let mut announcing: Option<Instant> = None;
         loop {
             let signals = self.signals.borrow_and_update().clone();
-            journal.heed(&signals);
             let time_left = self.time_left(&journal);
             if time_left == Some(Duration::ZERO) {
                 journal.time_is_up(&steps, &under_way, &self.allowed(), &now());
                 self.report("", "TimedOut", journal.rollback_reason.clone().unwrap_or_default(), true);
                 dirty = true;
             }
+            dirty |= journal.heed(&signals, &under_way);
             under_way.retain(|action| !action.can_be_left(&steps, &journal, &signals));
-            let decision = next(&steps, &journal, &under_way, &signals, bounds);
-            let actions = match &decision {
-                Decision::Act(actions) => actions.clone(),
+            let (begin, announce) = match next(&steps, &journal, &under_way, &signals, bounds) {
+                Decision::Act { begin, announce } => (begin, announce),
                 Decision::End(outcome) => {
-                    settle_status(&mut self.status, &self.plan, &journal, Some(outcome));
-                    self.write().await?;
-                    return Ok((outcome.clone(), self.plan));
+                    settle_status(&mut self.status, &self.plan, &journal, Some(&outcome));
+                    self.record.write(&self.status, &self.effects.fence).await?;
+                    self.plan.metadata = self.record.metadata();
+                    self.plan.status = Some(self.status);
+                    return Ok((outcome, self.plan));
                 }
             };
-            // Only what changes the cluster needs its intent stored first: should the operator stop before the next
-            // write, the rest is found out again from the live objects.
-            if dirty && actions.iter().any(Action::changes_cluster) {
-                self.store(&journal).await?;
-                dirty = false;
-            }
-            // Shared: a plan has thousands of steps, and each of them an entry.
-            let entries = if actions.is_empty() { Arc::default() } else { Arc::new(journal.entries.clone()) };
-            for action in actions {
+            let idle = begin.is_empty() && under_way.is_empty();
+            for action in begin {
                 under_way.push(action.clone());
-                let (effects, steps, entries) = (self.effects.clone(), Arc::clone(&steps), Arc::clone(&entries));
+                let (effects, steps) = (self.effects.clone(), Arc::clone(&steps));
+                let entries = journal.entries_for(&action, &steps);
                 let work = async move {
                     crash_point("before", &action);
                     pause_point("before", &action, &effects.plan_uid).await;
@@ -138,6 +140,17 @@ impl Driver {
                 };
                 running.spawn(work.in_current_span());
             }
+            // Only what changes the cluster needs its intent stored first: should the operator stop before the next
+            // write, the rest is found out again from the live objects. Intents wait for company for as long as others are
+            // at work, but not for long.
+            let patience = (self.record.took() * COMPANY).min(QUIET);
+            let waited = announce.then(|| announcing.get_or_insert_with(Instant::now).elapsed());
+            if waited.is_some_and(|waited| idle || waited >= patience) {
+                self.store(&mut journal).await?;
+                (dirty, announcing) = (false, None);
+                continue;
+            }
+            let quiet = QUIET.max(self.record.took() * NEWS);
             let (action, observation) = tokio::select! {
                 Some(done) = running.join_next() => finished(done),
                 changed = self.signals.changed() => {
@@ -150,9 +163,12 @@ impl Driver {
                 () = tokio::time::sleep(time_left.unwrap_or_default()), if time_left.is_some_and(|left| !left.is_zero()) => {
                     continue;
                 }
-                () = tokio::time::sleep(QUIET), if dirty => {
-                    self.store(&journal).await?;
-                    dirty = false;
+                () = tokio::time::sleep(patience.saturating_sub(waited.unwrap_or_default())), if waited.is_some() => {
+                    continue;
+                }
+                () = tokio::time::sleep(quiet), if dirty => {
+                    self.store(&mut journal).await?;
+                    (dirty, announcing) = (false, None);
                     continue;
                 }
             };
@@ -184,65 +200,11 @@ impl Driver {
         self.plan.spec.timeout.map(|timeout| spoken(timeout.into())).unwrap_or_default()
     }
 
-    async fn store(&mut self, journal: &Journal) -> Result<(), DriveError> {
+    async fn store(&mut self, journal: &mut Journal) -> Result<(), DriveError> {
         settle_status(&mut self.status, &self.plan, journal, None);
-        self.write().await
-    }
-
-    /// Writes the status. Nobody but the operator writes it: when the stored one is not what this driver wrote last,
-    /// another replica has taken over, and this one must stop.
-    async fn write(&mut self) -> Result<(), DriveError> {
-        self.effects.fence.pass().await;
-        let name = self.plan.name_any();
-        let mut last = self.plan.status.clone();
-        for _ in 0..MAX_CONFLICTS {
-            self.plan.status = Some(self.status.clone());
-            let written = self.replace(&name).await;
-            match written {
-                Ok(plan) => {
-                    self.plan.metadata = plan.metadata;
-                    self.status = plan.status.unwrap_or_default();
-                    self.plan.status = Some(self.status.clone());
-                    return Ok(());
-                }
-                Err(kube::Error::Api(status)) if status.code == 404 => return Err(DriveError::Gone(name)),
-                Err(kube::Error::Api(status)) if status.code == 409 => {
-                    let current = self.plans.get(&name).await.map_err(|source| self.failed(source))?;
-                    if current.status != last && current.status.as_ref() != Some(&self.status) {
-                        return Err(DriveError::Overtaken(name));
-                    }
-                    if current.uid() != self.plan.uid() {
-                        return Err(DriveError::Gone(name));
-                    }
-                    last = current.status;
-                    self.plan.metadata = current.metadata;
-                }
-                Err(source) => return Err(self.failed(source)),
-            }
-        }
-        Err(DriveError::Overtaken(name))
-    }
-
-    /// One status write, tried again while errors pass. A write whose answer was lost shows up as a conflict next.
-    async fn replace(&self, name: &str) -> Result<ExecutionPlan, kube::Error> {
-        let mut wait = Duration::from_millis(200);
-        loop {
-            match self.plans.replace_status(name, &PostParams::default(), &self.plan).await {
-                Err(kube::Error::Api(status)) if status.code != 429 && status.code < 500 => {
-                    return Err(kube::Error::Api(status));
-                }
-                Err(error) if wait < Duration::from_secs(60) => {
-                    tracing::warn!(plan = name, %error, "journal not written, trying again");
-                    tokio::time::sleep(wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-                    wait *= 2;
-                }
-                done => return done,
-            }
-        }
-    }
-
-    fn failed(&self, source: kube::Error) -> DriveError {
-        DriveError::Journal { plan: self.plan.name_any(), source: Box::new(source) }
+        self.record.write(&self.status, &self.effects.fence).await?;
+        journal.stored();
+        Ok(())
     }
 
     fn tell(&self, observation: &Observation) {
@@ -252,6 +214,7 @@ impl Driver {
             Observation::Refused { message, drifted: true, .. } => ("Drifted", message.clone(), true),
             Observation::Refused { message, .. } => ("StepRefused", message.clone(), true),
             Observation::Mutated { .. } => ("StepApplied", "carried out; checking the result".to_owned(), false),
+            Observation::Released { .. } => ("StepReleased", "not begun after all".to_owned(), false),
             Observation::MutationFailed { message, .. }
             | Observation::Unsettled { message, .. }
             | Observation::VerifyFailed { message, .. } => ("StepFailed", message.clone(), true),
@@ -263,6 +226,9 @@ impl Driver {
             Observation::Observed { degraded: Some(message), .. } => ("Degraded", message.clone(), true),
         };
         self.report(observation.step(), reason, message, warning);
+        if let Observation::Mutated { verified: Some(message), .. } = observation {
+            self.report(observation.step(), "StepCompleted", message.clone(), false);
+        }
     }
 
     fn report(&self, step: &str, reason: &'static str, message: String, warning: bool) {

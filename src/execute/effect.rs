@@ -1,14 +1,15 @@
 use super::condition::{check_syntax, when_holds};
 use super::evidence::{Found, GONE_UNKNOWN, difference, found, moved, moved_since};
 use super::fence::Fence;
-use super::journal::{Action, Observation};
+use super::journal::{Action, Observation, is_done_once_stored};
 use super::snapshot::{Snapshot, SnapshotError, SnapshotStore};
 use crate::api::{
     FieldChange, MAX_STEP_MESSAGE, ObjectRef, OperationKind, ResourceId, Step, StepStatus, Verify, VerifyKind,
     shortened,
 };
 use crate::cluster::{
-    Access, Catalog, Cluster, ClusterError, Prometheus, ResourceKind, WriteOptions, diff, redact, redact_text,
+    Access, Catalog, Cluster, ClusterError, Prometheus, Readiness, ResourceKind, WriteOptions, diff, readiness, redact,
+    redact_text,
 };
 use crate::plan::PlanError;
 use serde_json::Value;
@@ -22,9 +23,6 @@ const DEFAULT_ATTEMPTS: u32 = 4;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 /// How often a write that lost a race against an unrelated writer is repeated.
 const MAX_CONFLICTS: u32 = 20;
-
-/// Why a step that was prepared and not carried out failed.
-const NOT_BEGUN: &str = "stopped before it was carried out";
 
 /// Does what the state machine says, on the cluster, as the plan's service account.
 #[derive(Clone)]
@@ -147,7 +145,7 @@ impl Effects {
                 prepared.unwrap_or_else(|error| refused(&step.id, error.to_string()))
             }
             Action::Mutate { recovering, .. } => self.mutate(step, &entry, *recovering).await,
-            Action::Settle(_) => self.settle(step, &entry, 0, NOT_BEGUN.to_owned()).await,
+            Action::Settle(_) => self.settle(step, &entry, 0, None).await,
             Action::Verify(_) => self.verify(step, &entry).await,
             Action::BeginUndo(_) => Observation::UndoBegun { step: step.id.clone() },
             Action::Undo(_) => self.undo(step, &entry).await,
@@ -267,6 +265,7 @@ impl Effects {
             let attempts = attempt.count;
             match tried {
                 Ok(Tried::Landed(result)) => return landed_as(step, result, attempts),
+                Ok(Tried::Stored(object, result)) => return stored_as(step, &object, result, attempts),
                 Ok(Tried::Unsettled(message)) => return Observation::Unsettled { step: id, message, attempts },
                 Ok(Tried::Moved(message)) => {
                     return Observation::MutationFailed { step: id, message, attempts, drifted: true };
@@ -290,7 +289,7 @@ impl Effects {
             }
         };
         if attempt.open {
-            return self.settle(step, entry, attempt.count, failure).await;
+            return self.settle(step, entry, attempt.count, Some(failure)).await;
         }
         Observation::MutationFailed { step: id, message: failure, attempts: attempt.count, drifted: false }
     }
@@ -329,11 +328,12 @@ impl Effects {
         let result = ResourceId::of(&object);
         // A deletion answers with a Status that has no identity of its own.
         let result = if result.uid.is_some() { result } else { entry.before.clone().unwrap_or_default() };
-        Ok(Tried::Landed(result))
+        Ok(Tried::Stored(object, result))
     }
 
-    /// Whether a mutation that was under way landed, without carrying it out. If it did not, it failed for `reason`.
-    async fn settle(&self, step: &Step, entry: &StepStatus, attempts: u32, reason: String) -> Observation {
+    /// Whether a mutation that was under way landed, without carrying it out. If it did not, it failed for `reason`, or, with
+    /// none, has not begun.
+    async fn settle(&self, step: &Step, entry: &StepStatus, attempts: u32, reason: Option<String>) -> Observation {
         let id = step.id.clone();
         let looked = self.patiently(step, || async {
             let subject = self.subject(step, entry.clone()).await?;
@@ -343,9 +343,13 @@ impl Effects {
         });
         match looked.await {
             Ok(Found::Landed(result)) => landed_as(step, result, attempts),
-            Ok(Found::Nothing) => Observation::MutationFailed { step: id, message: reason, attempts, drifted: false },
+            Ok(Found::Nothing) => match reason {
+                Some(message) => Observation::MutationFailed { step: id, message, attempts, drifted: false },
+                None => Observation::Released { step: id },
+            },
             Ok(Found::InPart(message)) => Observation::Unsettled { step: id, message, attempts },
             Err(error) => {
+                let reason = reason.unwrap_or_else(|| "the operator stopped in the middle of it".to_owned());
                 let message = format!("{reason}; whether it was carried out cannot be found out: {error}");
                 Observation::Unsettled { step: id, message, attempts }
             }
@@ -421,6 +425,9 @@ struct Attempt {
 }
 
 enum Tried {
+    /// The server said so: the object as it is stored, and its identity.
+    Stored(Value, ResourceId),
+    /// It was found to have landed before.
     Landed(ResourceId),
     /// It landed, and somebody changed part of it since.
     Unsettled(String),
@@ -439,7 +446,19 @@ fn moved_under_us(error: &ClusterError, entry: &StepStatus) -> bool {
 fn landed_as(step: &Step, result: ResourceId, attempts: u32) -> Observation {
     let goes = step.operation.delete.is_some() || step.operation.evict.is_some();
     let note = (goes && result.uid.is_none()).then(|| GONE_UNKNOWN.to_owned());
-    Observation::Mutated { step: step.id.clone(), result, attempts, note }
+    Observation::Mutated { step: step.id.clone(), result, attempts, note, verified: None }
+}
+
+/// With the server's own answer, which for some kinds says all that there is to verify.
+fn stored_as(step: &Step, object: &Value, result: ResourceId, attempts: u32) -> Observation {
+    let mut observation = landed_as(step, result, attempts);
+    if let Observation::Mutated { verified, .. } = &mut observation
+        && is_done_once_stored(step)
+        && readiness(Some(object)) == Readiness::Current
+    {
+        *verified = step.operation.target().ok().flatten().map(|target| format!("{target} is ready"));
+    }
+    observation
 }
 
 pub(super) fn refused(step: &str, message: String) -> Observation {

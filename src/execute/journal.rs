@@ -1,218 +1,21 @@
 //! The state machine of a plan under execution: pure, without I/O.
 //!
 //! `docs/execution.md` draws it. The journal is the plan's `status.steps`; [`next`] reads it and says what to do, an
-//! effect does it and reports an [`Observation`], [`Journal::apply`] writes the observation down, and only when that is
-//! stored may the next action begin. After a crash the journal alone decides.
+//! effect does it and reports an [`Observation`], [`Journal::apply`] writes the observation down. What changes the cluster
+//! begins only when the entry that announces it is stored. After a crash the journal alone decides.
+
+mod action;
+#[cfg(test)]
+mod tests;
+pub use action::{Action, Bounds, Decision, Observation, Outcome, Signals};
 
 use crate::api::{
-    ConditionType, ExecutionPlanStatus, PlanPhase, ResourceId, Step, StepState, StepStatus, UndoState, UndoStatus,
+    ConditionType, ExecutionPlanStatus, PlanPhase, Step, StepState, StepStatus, UndoState, UndoStatus, VerifyKind,
     condition_is_true,
 };
+use crate::cluster::is_ready_once_stored;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// What to do next for one step, or for the plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Read the live object, check the precondition, store the snapshot. Writes nothing to the target.
-    Prepare(String),
-    /// Carry out the mutation whose intent is journalled. `recovering`: it may have landed before a crash, so look first.
-    Mutate {
-        /// The step.
-        step: String,
-        /// Whether to look first.
-        recovering: bool,
-    },
-    /// Find out whether a journalled mutation landed, without carrying it out.
-    Settle(String),
-    /// Wait until the step's promise holds.
-    Verify(String),
-    /// Journal the intent to put the step back.
-    BeginUndo(String),
-    /// Put the step back.
-    Undo(String),
-    /// Watch the changed objects for a while.
-    Observe,
-}
-
-impl Action {
-    /// The step that the action is about; empty for [`Action::Observe`].
-    #[must_use]
-    pub fn step(&self) -> &str {
-        match self {
-            Self::Prepare(step)
-            | Self::Mutate { step, .. }
-            | Self::Settle(step)
-            | Self::Verify(step)
-            | Self::BeginUndo(step)
-            | Self::Undo(step) => step,
-            Self::Observe => "",
-        }
-    }
-
-    /// Whether the action writes to the target, so that its intent has to be stored before it begins.
-    #[must_use]
-    pub const fn changes_cluster(&self) -> bool {
-        matches!(self, Self::Mutate { .. } | Self::Undo(_))
-    }
-
-    /// Whether what the action would find out is of no use any more, so that nobody need wait for it.
-    ///
-    /// Only actions that leave no trace can be left: a preparation that stores a snapshot is waited for.
-    #[must_use]
-    pub fn can_be_left(&self, steps: &[Step], journal: &Journal, signals: &Signals) -> bool {
-        let putting_back = journal.rollback_reason.is_some();
-        match self {
-            Self::Observe => putting_back || signals.cancel,
-            Self::Verify(_) => putting_back,
-            Self::Prepare(id) => {
-                let reads = |step: &Step| step.operation.wait.is_some() || step.operation.query.is_some();
-                (putting_back || signals.cancel) && steps.iter().any(|step| step.id == *id && reads(step))
-            }
-            Self::Mutate { .. } | Self::Settle(_) | Self::BeginUndo(_) | Self::Undo(_) => false,
-        }
-    }
-}
-
-/// What an action found or did.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Observation {
-    /// The precondition holds and the snapshot is stored.
-    Prepared {
-        /// The step.
-        step: String,
-        /// Name of the snapshot.
-        snapshot: Option<String>,
-        /// The object before; absent when there is none.
-        before: Option<ResourceId>,
-    },
-    /// The step is left out.
-    Skipped {
-        /// The step.
-        step: String,
-        /// Why.
-        message: String,
-    },
-    /// The step cannot begin; nothing was changed.
-    Refused {
-        /// The step.
-        step: String,
-        /// Why.
-        message: String,
-        /// Whether the cluster moved away from what the diff was computed against.
-        drifted: bool,
-    },
-    /// The mutation landed.
-    Mutated {
-        /// The step.
-        step: String,
-        /// The object after; without a uid for a deletion that was found done, but never acknowledged.
-        result: ResourceId,
-        /// How often it was tried.
-        attempts: u32,
-        /// What is not known about it.
-        note: Option<String>,
-    },
-    /// The mutation did not land, and trying again would not help.
-    MutationFailed {
-        /// The step.
-        step: String,
-        /// The server's words.
-        message: String,
-        /// How often it was tried.
-        attempts: u32,
-        /// Whether somebody else changed what the mutation was to change.
-        drifted: bool,
-    },
-    /// Whether the mutation landed cannot be found out, or it landed and was partly overwritten since. Whatever of it is
-    /// there is put back.
-    Unsettled {
-        /// The step.
-        step: String,
-        /// Why.
-        message: String,
-        /// How often it was tried.
-        attempts: u32,
-    },
-    /// The step got where it promised.
-    Verified {
-        /// The step.
-        step: String,
-        /// What was seen.
-        message: String,
-    },
-    /// The step did not get there.
-    VerifyFailed {
-        /// The step.
-        step: String,
-        /// Why.
-        message: String,
-    },
-    /// The intent to put back is journalled.
-    UndoBegun {
-        /// The step.
-        step: String,
-    },
-    /// The step was put back.
-    Undone {
-        /// The step.
-        step: String,
-        /// What was put back, what stays and why.
-        message: String,
-    },
-    /// The step could not be put back.
-    UndoFailed {
-        /// The step.
-        step: String,
-        /// Why, and what is left in which state.
-        message: String,
-    },
-    /// The time of watching is over; a reason when something degraded.
-    Observed {
-        /// What degraded, if anything did.
-        degraded: Option<String>,
-        /// Whether everything is put back for it.
-        rolls_back: bool,
-    },
-}
-
-/// How a plan ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Every step is done.
-    Succeeded,
-    /// A step failed, and nothing was left to put back.
-    Failed(String),
-    /// The cluster had moved; nothing was done.
-    Drifted(String),
-    /// A step failed, and all that was done was put back.
-    RolledBack(String),
-    /// Putting back failed for these.
-    RollbackFailed(String),
-    /// Stopped on request; what was done stays.
-    Cancelled(String),
-}
-
-/// What people asked for meanwhile.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Signals {
-    /// Begin no further step.
-    pub suspended: bool,
-    /// Begin no further step, and end.
-    pub cancel: bool,
-    /// Put everything back, for this reason.
-    pub rollback: Option<String>,
-}
-
-/// What to do now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// Begin these actions; with none, wait for those under way or for a signal.
-    Act(Vec<Action>),
-    /// The plan has ended.
-    End(Outcome),
-}
-
 /// The journal with what is needed to read it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Journal {
@@ -226,8 +29,10 @@ pub struct Journal {
     pub drifted: bool,
     /// Whether the plan's time was over, and that is why it ends.
     pub timed_out: bool,
-    /// The steps that this very process prepared: their mutation cannot have been sent before.
+    /// The steps that this very process prepared: as long as it does not carry them out, their mutation was never sent.
     pub prepared_here: BTreeSet<String>,
+    /// The steps whose entry that announces a mutation or an undo is stored.
+    pub announced: BTreeSet<String>,
 }
 
 impl Journal {
@@ -257,7 +62,13 @@ impl Journal {
         let drifted = condition_is_true(&status.conditions, ConditionType::Drifted);
         let timed_out = was_putting_back
             && status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.reason == TIMED_OUT);
-        Self { entries, observed: false, rollback_reason, drifted, timed_out, prepared_here: BTreeSet::new() }
+        Self { entries, rollback_reason, drifted, timed_out, ..Self::default() }
+    }
+
+    /// Takes note that the journal as it is now is stored.
+    pub fn stored(&mut self) {
+        let begun = |entry: &&StepStatus| entry.announces();
+        self.announced = self.entries.iter().filter(begun).map(|entry| entry.id.clone()).collect();
     }
 
     /// Ends a plan whose time is over: the steps that are waited for fail, and all is put back. What is being changed is
@@ -280,17 +91,46 @@ impl Journal {
         }
     }
 
-    /// Takes note of what people asked for. A rollback that was asked for once is not taken back.
-    pub fn heed(&mut self, signals: &Signals) {
+    /// Takes note of what people asked for. A rollback that was asked for once is not taken back. Where nothing more is to
+    /// begin, the steps that are prepared and not under way are not begun: whether there are any.
+    pub fn heed(&mut self, signals: &Signals, under_way: &[Action]) -> bool {
         if let Some(reason) = &signals.rollback {
             self.rollback_reason.get_or_insert_with(|| reason.clone());
         }
+        if !(signals.holds() || self.rollback_reason.is_some()) {
+            return false;
+        }
+        let waits = |entry: &&mut StepStatus| {
+            entry.state == StepState::Running
+                && self.prepared_here.contains(&entry.id)
+                && !under_way.iter().any(|action| action.step() == entry.id)
+        };
+        let mut released = Vec::new();
+        for entry in self.entries.iter_mut().filter(waits) {
+            entry.release();
+            released.push(entry.id.clone());
+        }
+        for id in &released {
+            self.prepared_here.remove(id);
+            self.announced.remove(id);
+        }
+        !released.is_empty()
     }
 
     /// The entry of a step.
     #[must_use]
     pub fn entry(&self, step: &str) -> Option<&StepStatus> {
         self.entries.iter().find(|entry| entry.id == step)
+    }
+
+    /// The entries that `action` has to know: its own, and all of them only where it asks what came of other steps.
+    #[must_use]
+    pub fn entries_for(&self, action: &Action, steps: &[Step]) -> Vec<StepStatus> {
+        let conditional = |step: &Step| step.id == action.step() && step.when.is_some();
+        if *action == Action::Observe || steps.iter().any(conditional) {
+            return self.entries.clone();
+        }
+        self.entry(action.step()).cloned().into_iter().collect()
     }
 
     /// How many steps are done, and how many there are.
@@ -318,6 +158,8 @@ impl Journal {
         if let Observation::Prepared { step, .. } = observation {
             self.prepared_here.insert(step.clone());
         }
+        // What is stored announces something else.
+        self.announced.remove(observation.step());
         let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == observation.step()) else { return };
         entry.note(observation, now);
         if entry.state == StepState::Failed {
@@ -340,43 +182,6 @@ pub fn can_be_put_back(status: &ExecutionPlanStatus) -> bool {
 
 fn failure(entry: &StepStatus) -> String {
     format!("step {} failed: {}", entry.id, entry.message.as_deref().unwrap_or("no reason given"))
-}
-
-impl Observation {
-    /// The sentence that tells what happened, if it has one.
-    pub(super) fn message_mut(&mut self) -> Option<&mut String> {
-        match self {
-            Self::Skipped { message, .. }
-            | Self::Refused { message, .. }
-            | Self::MutationFailed { message, .. }
-            | Self::Unsettled { message, .. }
-            | Self::Verified { message, .. }
-            | Self::VerifyFailed { message, .. }
-            | Self::Undone { message, .. }
-            | Self::UndoFailed { message, .. } => Some(message),
-            Self::Observed { degraded, .. } => degraded.as_mut(),
-            Self::Prepared { .. } | Self::Mutated { .. } | Self::UndoBegun { .. } => None,
-        }
-    }
-
-    /// The step that was observed; empty for [`Observation::Observed`].
-    #[must_use]
-    pub fn step(&self) -> &str {
-        match self {
-            Self::Prepared { step, .. }
-            | Self::Skipped { step, .. }
-            | Self::Refused { step, .. }
-            | Self::Mutated { step, .. }
-            | Self::MutationFailed { step, .. }
-            | Self::Unsettled { step, .. }
-            | Self::Verified { step, .. }
-            | Self::VerifyFailed { step, .. }
-            | Self::UndoBegun { step }
-            | Self::Undone { step, .. }
-            | Self::UndoFailed { step, .. } => step,
-            Self::Observed { .. } => "",
-        }
-    }
 }
 
 impl StepStatus {
@@ -411,13 +216,18 @@ impl StepStatus {
                 let message = self.with_note(message);
                 end(self, StepState::Failed, &message);
             }
-            Observation::Mutated { result, attempts, note, .. } => {
+            Observation::Mutated { result, attempts, note, verified, .. } => {
                 self.state = StepState::Applied;
                 self.applied_at = Some(now.clone());
                 self.result = Some(result.clone()).filter(|result| result.uid.is_some());
                 self.attempts += attempts;
                 self.message.clone_from(note);
+                if let Some(message) = verified {
+                    let message = self.with_note(message);
+                    end(self, StepState::Completed, &message);
+                }
             }
+            Observation::Released { .. } => self.release(),
             Observation::MutationFailed { message, attempts, .. } => {
                 self.attempts += attempts;
                 end(self, StepState::Failed, message);
@@ -449,6 +259,16 @@ impl StepStatus {
         }
     }
 
+    /// Whether the entry says that the cluster is about to be changed.
+    fn announces(&self) -> bool {
+        self.state == StepState::Running || self.undo.as_ref().is_some_and(|undo| undo.state == UndoState::Running)
+    }
+
+    /// Back to where it was before it was prepared.
+    fn release(&mut self) {
+        *self = Self { id: std::mem::take(&mut self.id), ..Self::default() };
+    }
+
     /// What is not known about the mutation goes with what came of it.
     fn with_note(&self, message: &str) -> String {
         self.message.as_ref().map_or_else(|| message.to_owned(), |note| format!("{message}; {note}"))
@@ -463,57 +283,63 @@ impl StepStatus {
     }
 }
 
-/// What the plan asks of the state machine besides its steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// How many steps may be under way at once.
-    pub parallel: usize,
-    /// Whether the changed objects are watched after the last step.
-    pub observe: bool,
-}
-
 /// Decides what to do, from the journal, the actions under way and what people asked for. Pure.
 #[must_use]
 pub fn next(steps: &[Step], journal: &Journal, under_way: &[Action], signals: &Signals, bounds: Bounds) -> Decision {
     let busy: BTreeSet<&str> = under_way.iter().map(Action::step).collect();
     let putting_back = journal.rollback_reason.is_some() || signals.rollback.is_some();
     if putting_back {
-        return put_back(steps, journal, &busy, signals);
+        return put_back(steps, journal, &busy, signals, bounds);
     }
-    let mut actions = Vec::new();
     let state: BTreeMap<&str, StepState> =
         journal.entries.iter().map(|entry| (entry.id.as_str(), entry.state)).collect();
     let done = |id: &String| matches!(state.get(id.as_str()), Some(StepState::Completed | StepState::Skipped));
-    let holds = signals.cancel || signals.suspended;
+    let mut begin = Vec::new();
     let mut room = bounds.parallel.saturating_sub(busy.len());
+    let mut unannounced = false;
     // What is journalled as begun goes on before anything new begins.
     for entry in journal.entries.iter().filter(|entry| !busy.contains(entry.id.as_str())) {
         let id = entry.id.clone();
-        match entry.state {
-            StepState::Running if room > 0 => {
+        let action = match entry.state {
+            // What is prepared here was released. What another life began may have landed: not even that is tried again.
+            StepState::Running if signals.holds() => Action::Settle(id),
+            StepState::Running if !journal.announced.contains(&id) => {
+                unannounced = true;
+                continue;
+            }
+            StepState::Running => {
                 let recovering = !journal.prepared_here.contains(&id);
-                actions.push(Action::Mutate { step: id, recovering });
+                Action::Mutate { step: id, recovering }
             }
-            StepState::Applied if room > 0 => actions.push(Action::Verify(id)),
+            StepState::Applied => Action::Verify(id),
             _ => continue,
+        };
+        if room > 0 {
+            begin.push(action);
+            room -= 1;
         }
-        room -= 1;
     }
-    if !holds {
+    if !signals.holds() {
+        let begun =
+            journal.entries.iter().filter(|entry| matches!(entry.state, StepState::Running | StepState::Applied));
+        let preparing = under_way.iter().filter(|action| matches!(action, Action::Prepare(_)));
+        let mut open = begun.count() + preparing.count();
         for step in steps.iter().filter(|step| !busy.contains(step.id.as_str())) {
-            if room > 0 && state.get(step.id.as_str()) == Some(&StepState::Pending) && step.depends_on.iter().all(done)
-            {
-                actions.push(Action::Prepare(step.id.clone()));
+            let limit = bounds.parallel + if is_done_once_stored(step) { bounds.ahead } else { 0 };
+            let pending = state.get(step.id.as_str()) == Some(&StepState::Pending);
+            if room > 0 && open < limit && pending && step.depends_on.iter().all(done) {
+                begin.push(Action::Prepare(step.id.clone()));
                 room -= 1;
+                open += 1;
             }
         }
     }
-    if !actions.is_empty() || !under_way.is_empty() {
-        return Decision::Act(actions);
+    if !begin.is_empty() || !under_way.is_empty() || unannounced {
+        return Decision::Act { begin, announce: unannounced && room > 0 };
     }
     let all_done = steps.iter().all(|step| done(&step.id));
     if all_done && bounds.observe && !journal.observed && !signals.cancel {
-        return Decision::Act(vec![Action::Observe]);
+        return Decision::Act { begin: vec![Action::Observe], announce: false };
     }
     if all_done {
         return Decision::End(Outcome::Succeeded);
@@ -525,35 +351,44 @@ pub fn next(steps: &[Step], journal: &Journal, under_way: &[Action], signals: &S
         )));
     }
     if signals.suspended {
-        return Decision::Act(Vec::new());
+        return Decision::Act { begin: Vec::new(), announce: false };
     }
     // Cannot happen with a validated plan: dependencies are known and free of circles.
     Decision::End(Outcome::Failed("no step can begin: the dependencies of the plan cannot be met".to_owned()))
 }
 
-fn put_back(steps: &[Step], journal: &Journal, busy: &BTreeSet<&str>, signals: &Signals) -> Decision {
+fn put_back(steps: &[Step], journal: &Journal, busy: &BTreeSet<&str>, signals: &Signals, bounds: Bounds) -> Decision {
     // Whether a mutation landed has to be known before anything is put back.
-    let open: Vec<Action> = journal
-        .entries
-        .iter()
-        .filter(|entry| entry.state == StepState::Running && !busy.contains(entry.id.as_str()))
-        .map(|entry| Action::Settle(entry.id.clone()))
-        .collect();
-    if !open.is_empty() || !busy.is_empty() {
-        return Decision::Act(open);
+    let open = |entry: &&StepStatus| entry.state == StepState::Running && !busy.contains(entry.id.as_str());
+    let room = bounds.parallel.saturating_sub(busy.len());
+    let begin: Vec<Action> =
+        journal.entries.iter().filter(open).take(room).map(|entry| Action::Settle(entry.id.clone())).collect();
+    if !begin.is_empty() || !busy.is_empty() {
+        return Decision::Act { begin, announce: false };
     }
     for id in order(steps).into_iter().rev() {
         let Some(entry) = journal.entry(id) else { continue };
         if !entry.may_have_landed() {
             continue;
         }
-        match entry.undo.as_ref().map(|undo| undo.state) {
-            None => return Decision::Act(vec![Action::BeginUndo(id.to_owned())]),
-            Some(UndoState::Running) => return Decision::Act(vec![Action::Undo(id.to_owned())]),
-            Some(UndoState::Done | UndoState::Failed) => {}
-        }
+        let begin = match entry.undo.as_ref().map(|undo| undo.state) {
+            None => vec![Action::BeginUndo(id.to_owned())],
+            Some(UndoState::Running) if !journal.announced.contains(id) => Vec::new(),
+            Some(UndoState::Running) => vec![Action::Undo(id.to_owned())],
+            Some(UndoState::Done | UndoState::Failed) => continue,
+        };
+        return Decision::Act { announce: begin.is_empty(), begin };
     }
     Decision::End(ended_back(journal, signals))
+}
+
+/// Whether the step is done as soon as it is carried out: nothing else acts on what it changes, and it promises no more.
+#[must_use]
+pub fn is_done_once_stored(step: &Step) -> bool {
+    let writes = step.operation.apply.is_some()
+        || step.operation.patch.as_ref().is_some_and(|patch| patch.subresource.is_none());
+    let promises = step.verify.as_ref().is_some_and(|verify| verify.kind != VerifyKind::Ready);
+    writes && !promises && step.operation.target().ok().flatten().is_some_and(|target| is_ready_once_stored(&target))
 }
 
 fn ended_back(journal: &Journal, signals: &Signals) -> Outcome {
@@ -599,6 +434,3 @@ pub fn order(steps: &[Step]) -> Vec<&str> {
     }
     ordered
 }
-
-#[cfg(test)]
-mod tests;

@@ -13,6 +13,7 @@ mod fixtures;
 pub mod journal;
 mod promql;
 mod readiness;
+mod record;
 mod recreate;
 mod snapshot;
 mod status;

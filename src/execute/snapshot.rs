@@ -1,7 +1,7 @@
 use crate::api::FieldChange;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -119,12 +119,26 @@ impl SnapshotStore {
                 type_: Some("countersign.dev/snapshot".to_owned()),
                 ..Secret::default()
             };
-            let params = PatchParams::apply(crate::api::FIELD_MANAGER).force();
-            self.secrets.patch(&name, &params, &Patch::Apply(&secret)).await.map_err(|source| {
-                SnapshotError::Cluster { name: name.clone(), doing: "stored", source: Box::new(source) }
+            self.put(&secret).await.map_err(|source| SnapshotError::Cluster {
+                name: name.clone(),
+                doing: "stored",
+                source: Box::new(source),
             })?;
         }
         Ok(name)
+    }
+
+    /// Creates the Secret. What an earlier try left goes first: as long as the step is prepared, nothing rests on it.
+    async fn put(&self, secret: &Secret) -> Result<(), kube::Error> {
+        match self.secrets.create(&PostParams::default(), secret).await {
+            Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {}
+            done => return done.map(|_| ()),
+        }
+        match self.secrets.delete(&secret.name_any(), &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            done => drop(done?),
+        }
+        self.secrets.create(&PostParams::default(), secret).await.map(|_| ())
     }
 
     /// Reads a snapshot.

@@ -31,24 +31,24 @@ fn fate() -> impl Strategy<Value = Fate> {
 
 /// Plans without circles whose steps stand in any order.
 fn plan() -> impl Strategy<Value = Vec<Script>> {
-    let step = (fate(), prop::bool::weighted(0.1), any::<u16>(), any::<u16>());
+    let step = (fate(), prop::bool::weighted(0.1), any::<bool>(), any::<u16>(), any::<u16>());
     (prop::collection::vec(step, 1..=12), any::<prop::sample::Index>()).prop_map(|(steps, turn)| {
         let count = steps.len();
         let by = turn.index(count);
         // Turning and mirroring the order puts steps before those that they depend on.
         let place = |at: usize| (count - 1 - at + by) % count;
         let mut scripts = vec![Script::default(); count];
-        for (at, (fate, undo_refused, some, others)) in steps.into_iter().enumerate() {
+        for (at, (fate, undo_refused, quick, some, others)) in steps.into_iter().enumerate() {
             let mask = some & others;
             let depends_on = (0..at).filter(|earlier| mask >> earlier & 1 == 1).map(place).collect();
-            scripts[place(at)] = Script { depends_on, fate, undo_refused };
+            scripts[place(at)] = Script { depends_on, fate, undo_refused, quick };
         }
         scripts
     })
 }
 
 fn bounds() -> impl Strategy<Value = Bounds> {
-    (1..=5_usize, any::<bool>()).prop_map(|(parallel, observe)| Bounds { parallel, observe })
+    (1..=5_usize, 0..=4_usize, any::<bool>()).prop_map(|(parallel, ahead, observe)| Bounds { parallel, ahead, observe })
 }
 
 fn once_each(steps: &[String]) -> BTreeSet<&str> {
@@ -178,7 +178,7 @@ proptest! {
     ) {
         let run = |crash_at: Option<usize>| {
             let weather = Weather { crash_at, ..Weather::default() };
-            let bounds = Bounds { parallel: 1, observe };
+            let bounds = Bounds { parallel: 1, ahead: 0, observe };
             let mut simulation = Simulation::new(scripts.clone(), Choices::default(), weather, bounds);
             simulation.degrades = degrades;
             let outcome = simulation.run();

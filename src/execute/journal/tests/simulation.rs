@@ -4,13 +4,14 @@
 //! write, each effect and each answer is a moment of its own, and [`Choices`] say what happens in it.
 
 use crate::api::{
-    ExecutionPlan, ExecutionPlanSpec, ExecutionPlanStatus, ObjectRef, Observe, Operation, ResourceId, Step, StepState,
-    WaitUntil,
+    ExecutionPlan, ExecutionPlanSpec, ExecutionPlanStatus, ObjectRef, Observe, Operation, PatchType, ResourceId, Step,
+    StepState, WaitUntil,
 };
 use crate::execute::journal::{Action, Bounds, Decision, Journal, Observation, Outcome, Signals, next, order};
 use crate::execute::status::settle_status;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What becomes of a step, whenever it is tried.
@@ -45,6 +46,8 @@ pub(super) struct Script {
     pub depends_on: Vec<usize>,
     pub fate: Fate,
     pub undo_refused: bool,
+    /// Whether it is done as soon as it is carried out, so that it may be prepared ahead.
+    pub quick: bool,
 }
 
 /// What happens in the next moment. A tape that has run out lets everything take its course.
@@ -124,6 +127,7 @@ impl Simulation {
                 ObjectRef { api_version: "v1".into(), kind: "ConfigMap".into(), namespace: None, name: id(at) };
             let operation = match script.fate {
                 Fate::Wait | Fate::WaitFails => Operation::wait(target, WaitUntil::Ready),
+                _ if script.quick => Operation::patch(target, None, PatchType::Merge, json!({})),
                 _ => Operation::delete(target),
             };
             let depends_on = script.depends_on.iter().map(|at| id(*at)).collect();
@@ -192,36 +196,40 @@ impl Simulation {
     fn live(&mut self) -> Result<Outcome, Crash> {
         let mut journal = Journal::new(&self.steps, &self.status);
         let mut under_way: Vec<Begun> = Vec::new();
-        journal.heed(&self.signals);
-        self.store(&journal, None)?;
+        journal.heed(&self.signals, &[]);
+        self.store(&mut journal, None)?;
         let mut dirty = false;
         for _ in 0..20_000 {
             let signals = self.signals.clone();
-            journal.heed(&signals);
+            dirty |= journal.heed(&signals, &actions(&under_way));
             under_way.retain(|begun| !begun.action.can_be_left(&self.steps, &journal, &signals));
-            let actions = match self.decide(&journal, &under_way, &signals) {
+            let (begin, announce) = match self.decide(&journal, &under_way, &signals) {
                 Decision::End(outcome) => {
-                    self.store(&journal, Some(&outcome))?;
+                    self.store(&mut journal, Some(&outcome))?;
                     return Ok(outcome);
                 }
-                Decision::Act(actions) => actions,
+                Decision::Act { begin, announce } => (begin, announce),
             };
-            if dirty && actions.iter().any(Action::changes_cluster) {
-                self.store(&journal, None)?;
-                dirty = false;
-            }
-            for action in actions {
+            let idle = begin.is_empty() && under_way.is_empty();
+            for action in begin {
                 self.check_beginning(&action, &journal);
                 under_way.push(Begun { action, answer: None });
             }
             assert!(under_way.len() <= self.bounds.parallel, "too many at once: {under_way:?}");
+            self.check_ahead(&journal, &under_way);
+            // Intents wait for company for a while that nobody knows.
+            if announce && (idle || self.choices.quiet() || self.choices.below(2) == 0) {
+                self.store(&mut journal, None)?;
+                dirty = false;
+                continue;
+            }
             dirty = self.moment(&mut journal, &mut under_way, dirty)?;
         }
         panic!("no end was reached:\n{}", self.log.join("\n"));
     }
 
     fn decide(&self, journal: &Journal, under_way: &[Begun], signals: &Signals) -> Decision {
-        let actions: Vec<Action> = under_way.iter().map(|begun| begun.action.clone()).collect();
+        let actions = actions(under_way);
         let decision = next(&self.steps, journal, &actions, signals, self.bounds);
         assert_eq!(decision, next(&self.steps, journal, &actions, signals, self.bounds), "not a function");
         decision
@@ -239,8 +247,7 @@ impl Simulation {
             25..=28 if self.weather.signals => self.signals.rollback = Some("putting back was asked for".to_owned()),
             29..=31 if self.weather.signals => self.signals.rollback = None,
             81..=83 if self.weather.signals => {
-                let actions: Vec<Action> = under_way.iter().map(|begun| begun.action.clone()).collect();
-                journal.time_is_up(&self.steps, &actions, "5m", &Time(Timestamp::UNIX_EPOCH));
+                journal.time_is_up(&self.steps, &actions(under_way), "5m", &Time(Timestamp::UNIX_EPOCH));
                 return Ok(true);
             }
             32..=60 if self.weather.crashes => return Err(Crash),
@@ -269,14 +276,30 @@ impl Simulation {
         if self.weather.crash_at == Some(self.moments) { Err(Crash) } else { Ok(()) }
     }
 
-    fn store(&mut self, journal: &Journal, outcome: Option<&Outcome>) -> Result<(), Crash> {
+    fn store(&mut self, journal: &mut Journal, outcome: Option<&Outcome>) -> Result<(), Crash> {
         settle_status(&mut self.status, &self.plan, journal, outcome);
+        journal.stored();
         self.log.push("  stored".to_owned());
         if outcome.is_some() {
             // There is nothing left to take up.
             return Ok(());
         }
         self.passes()
+    }
+
+    /// Steps that may be long on their way are not prepared before there is room for them.
+    fn check_ahead(&self, journal: &Journal, under_way: &[Begun]) {
+        let preparing = |id: &str| under_way.iter().any(|begun| begun.action == Action::Prepare(id.to_owned()));
+        let begun = |state: StepState| matches!(state, StepState::Running | StepState::Applied);
+        let open: Vec<&str> = journal
+            .entries
+            .iter()
+            .filter(|entry| begun(entry.state) || preparing(&entry.id))
+            .map(|entry| entry.id.as_str())
+            .collect();
+        assert!(open.len() <= self.bounds.parallel + self.bounds.ahead, "too many are open: {open:?}");
+        let slow = open.iter().filter(|id| !self.scripts[**id].quick).count();
+        assert!(slow <= self.bounds.parallel, "too many are open that may take long: {open:?}");
     }
 
     /// What may never happen, checked as an action begins.
@@ -292,7 +315,10 @@ impl Simulation {
                 let state = journal.entry(earlier).unwrap().state;
                 assert!(matches!(state, StepState::Completed | StepState::Skipped), "{id} began, {earlier} is {state}");
             }
-            assert!(!self.signals.cancel && !self.signals.suspended, "{id} began although it was to wait");
+            assert!(!self.signals.holds(), "{id} began although it was to wait");
+        }
+        if let Action::Mutate { step, .. } = action {
+            assert!(!self.signals.holds(), "{step} was sent although it was to wait");
         }
         if *action == Action::Observe {
             let (done, all) = journal.progress();
@@ -337,14 +363,18 @@ impl Simulation {
                 } else if fate == Fate::Needless {
                     Observation::Skipped { step, message }
                 } else if lands {
-                    Observation::Mutated { step, result, attempts: u32::from(!there), note: None }
+                    let verified = self.scripts[&step].quick && fate == Fate::Fine && !there;
+                    let verified = verified.then(|| message);
+                    Observation::Mutated { step, result, attempts: u32::from(!there), note: None, verified }
                 } else {
                     Observation::MutationFailed { step, message, attempts: 1, drifted: fate == Fate::Overtaken }
                 }
             }
             Action::Settle(_) if unknown => Observation::Unsettled { step, message, attempts: 0 },
-            Action::Settle(_) if there => Observation::Mutated { step, result, attempts: 0, note: None },
-            Action::Settle(_) => Observation::MutationFailed { step, message, attempts: 0, drifted: false },
+            Action::Settle(_) if there => {
+                Observation::Mutated { step, result, attempts: 0, note: None, verified: None }
+            }
+            Action::Settle(_) => Observation::Released { step },
             Action::Verify(_) if fate == Fate::NeverReady => Observation::VerifyFailed { step, message },
             Action::Verify(_) => {
                 assert!(there, "{step} was verified, and had not landed");
@@ -402,6 +432,10 @@ impl Simulation {
         let message = self.status.message.clone().unwrap();
         entries.chain([format!("{phase}: {message}")]).collect::<Vec<_>>().join("\n")
     }
+}
+
+fn actions(under_way: &[Begun]) -> Vec<Action> {
+    under_way.iter().map(|begun| begun.action.clone()).collect()
 }
 
 fn name(observation: &Observation) -> String {

@@ -9,12 +9,12 @@ use crate::execute::status::settle_status;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
-const ONE_AT_A_TIME: Bounds = Bounds { parallel: 1, observe: false };
+const ONE_AT_A_TIME: Bounds = Bounds { parallel: 1, ahead: 0, observe: false };
 
 /// Each step depends on the one before.
 fn chain(fates: &[Fate]) -> Vec<Script> {
     let before = |at: usize| (0..at).rev().take(1).collect();
-    let step = |(at, fate): (usize, &Fate)| Script { depends_on: before(at), fate: *fate, undo_refused: false };
+    let step = |(at, fate): (usize, &Fate)| Script { depends_on: before(at), fate: *fate, ..Script::default() };
     fates.iter().enumerate().map(step).collect()
 }
 
@@ -205,6 +205,10 @@ fn what_degrades_while_it_is_watched_is_put_back() {
     ");
 }
 
+fn begin(actions: Vec<Action>) -> Decision {
+    Decision::Act { begin: actions, announce: false }
+}
+
 /// A journal of two steps of which the first is done.
 fn half_done() -> (Vec<Step>, Journal) {
     let steps = simulation(chain(&[Fate::Fine, Fate::Fine]), ONE_AT_A_TIME).steps().to_vec();
@@ -217,8 +221,8 @@ fn half_done() -> (Vec<Step>, Journal) {
 fn signals_hold_cancel_or_turn_a_plan() {
     let (steps, journal) = half_done();
     let decide = |signals: Signals| next(&steps, &journal, &[], &signals, ONE_AT_A_TIME);
-    assert_eq!(decide(Signals::default()), Decision::Act(vec![Action::Prepare("s2".into())]));
-    assert_eq!(decide(Signals { suspended: true, ..Signals::default() }), Decision::Act(vec![]));
+    assert_eq!(decide(Signals::default()), begin(vec![Action::Prepare("s2".into())]));
+    assert_eq!(decide(Signals { suspended: true, ..Signals::default() }), begin(vec![]));
     assert_eq!(
         decide(Signals { cancel: true, suspended: true, rollback: None }),
         Decision::End(Outcome::Cancelled("cancelled after 1 of 2 steps; what was done stays".into()))
@@ -250,10 +254,72 @@ fn only_a_mutation_that_may_have_been_sent_is_looked_for_first() {
     let prepared = Observation::Prepared { step: "s2".into(), snapshot: None, before: None };
     journal.apply(&prepared, &Time(Timestamp::UNIX_EPOCH));
     let decide = |journal: &Journal| next(&steps, journal, &[], &Signals::default(), ONE_AT_A_TIME);
-    let mutate = |recovering: bool| Decision::Act(vec![Action::Mutate { step: "s2".into(), recovering }]);
+    let mutate = |recovering: bool| begin(vec![Action::Mutate { step: "s2".into(), recovering }]);
+    let announce = Decision::Act { begin: vec![], announce: true };
+    assert_eq!(decide(&journal), announce, "its intent is not stored");
+    journal.stored();
     assert_eq!(decide(&journal), mutate(false));
     let status = ExecutionPlanStatus { steps: journal.entries, ..Default::default() };
-    assert_eq!(decide(&Journal::new(&steps, &status)), mutate(true));
+    let mut taken_up = Journal::new(&steps, &status);
+    assert_eq!(decide(&taken_up), announce, "what is stored may be newer");
+    taken_up.stored();
+    assert_eq!(decide(&taken_up), mutate(true));
+}
+
+#[test]
+fn what_was_prepared_and_not_sent_does_not_begin_once_the_plan_holds() {
+    let (steps, mut journal) = half_done();
+    let prepared = Observation::Prepared { step: "s2".into(), snapshot: Some("kept".into()), before: None };
+    journal.apply(&prepared, &Time(Timestamp::UNIX_EPOCH));
+    journal.stored();
+    let sent = Action::Mutate { step: "s2".into(), recovering: false };
+    let suspended = Signals { suspended: true, ..Signals::default() };
+    assert!(!journal.clone().heed(&suspended, std::slice::from_ref(&sent)), "it is under way");
+    assert!(!journal.clone().heed(&Signals::default(), &[]));
+    for holds in [suspended.clone(), Signals { rollback: Some("asked".into()), ..Signals::default() }] {
+        let mut journal = journal.clone();
+        assert!(journal.heed(&holds, &[]));
+        assert_eq!(journal.entries[1], StepStatus { id: "s2".into(), ..StepStatus::default() });
+    }
+    // Another life of the operator may have sent it.
+    let status = ExecutionPlanStatus { steps: journal.entries, ..Default::default() };
+    let mut taken_up = Journal::new(&steps, &status);
+    assert!(!taken_up.heed(&suspended, &[]));
+    let decision = next(&steps, &taken_up, &[], &suspended, ONE_AT_A_TIME);
+    assert_eq!(decision, begin(vec![Action::Settle("s2".into())]));
+    taken_up.apply(&Observation::Released { step: "s2".into() }, &Time(Timestamp::UNIX_EPOCH));
+    assert_eq!(next(&steps, &taken_up, &[], &suspended, ONE_AT_A_TIME), begin(vec![]));
+    assert_eq!(
+        next(&steps, &taken_up, &[], &Signals::default(), ONE_AT_A_TIME),
+        begin(vec![Action::Prepare("s2".into())])
+    );
+}
+
+#[test]
+fn only_what_cannot_be_held_up_is_prepared_ahead() {
+    let script = |quick: bool| Script { quick, ..Script::default() };
+    let bounds = Bounds { parallel: 2, ahead: 3, observe: false };
+    let decide = |quick: bool| {
+        let steps = simulation(vec![script(quick); 9], bounds).steps().to_vec();
+        let mut journal = Journal::new(&steps, &ExecutionPlanStatus::default());
+        let mut prepared = 0;
+        loop {
+            let Decision::Act { begin, announce } = next(&steps, &journal, &[], &Signals::default(), bounds) else {
+                panic!("the plan ended");
+            };
+            if begin.is_empty() {
+                assert!(announce);
+                return prepared;
+            }
+            for action in begin {
+                let Action::Prepare(step) = action else { panic!("{action:?} was not announced") };
+                let observation = Observation::Prepared { step, snapshot: None, before: None };
+                journal.apply(&observation, &Time(Timestamp::UNIX_EPOCH));
+                prepared += 1;
+            }
+        }
+    };
+    assert_eq!((decide(true), decide(false)), (5, 2));
 }
 
 #[test]
@@ -299,7 +365,7 @@ fn a_plan_whose_time_is_over_stops_waiting_and_is_put_back() {
     assert_eq!(journal.entries[1].state, StepState::Failed);
     assert!(verify.can_be_left(&steps, &journal, &Signals::default()));
     let next = next(&steps, &journal, &[], &Signals::default(), ONE_AT_A_TIME);
-    assert_eq!(next, Decision::Act(vec![Action::BeginUndo("s2".into())]));
+    assert_eq!(next, begin(vec![Action::BeginUndo("s2".into())]));
 
     let mut status = ExecutionPlanStatus::default();
     let plan = ExecutionPlan::new("p", ExecutionPlanSpec { steps: steps.clone(), ..Default::default() });
@@ -332,7 +398,10 @@ fn a_deletion_that_was_found_done_says_that_nobody_knows_by_whom() {
     let (_, mut journal) = half_done();
     let now = Time(Timestamp::UNIX_EPOCH);
     let note = Some("not known who deleted it".to_owned());
-    journal.apply(&Observation::Mutated { step: "s2".into(), result: ResourceId::default(), attempts: 0, note }, &now);
+    journal.apply(
+        &Observation::Mutated { step: "s2".into(), result: ResourceId::default(), attempts: 0, note, verified: None },
+        &now,
+    );
     assert_eq!(journal.entries[1].result, None);
     journal.apply(&Observation::Verified { step: "s2".into(), message: "x is gone".into() }, &now);
     assert_eq!(journal.entries[1].message.as_deref(), Some("x is gone; not known who deleted it"));
