@@ -13,7 +13,7 @@ use crate::api::{
     AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, PlanPolicy, StepState,
     UndoState,
 };
-use crate::cluster::{Cluster, ClusterError, Prometheus, SHARED_WATCH_PAUSE, watch_backoff};
+use crate::cluster::{Cluster, ClusterError, Prometheus, WATCH_PAUSE, watch_backoff};
 use crate::execute::SnapshotStore;
 use crate::telemetry::server::{self, Served, ServerError};
 use crate::telemetry::{Health, Metrics};
@@ -118,7 +118,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         borrowed: Borrowed::default(),
         proposals: Proposals::default(),
     });
-    let backoff = || watch_backoff(SHARED_WATCH_PAUSE);
+    let backoff = || watch_backoff(WATCH_PAUSE);
     // Finished objects are not watched: memory follows what is active, not what is stored.
     let active = || watcher::Config::default().labels(&format!("!{FINISHED_LABEL}"));
 

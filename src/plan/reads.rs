@@ -1,11 +1,11 @@
 use crate::api::ObjectRef;
-use crate::cluster::{Access, ClusterError, ListOptions, ResourceKind};
+use crate::cluster::{Access, ClusterError, ResourceKind};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// What is read of the cluster while one plan is made, as one identity: an object that was looked up for its name is not
-/// read a second time for its diff.
+/// The objects that are read while one plan is made, as one identity: what was looked up by name is not read a second time
+/// for its diff. What was listed is: the right to list does not show the right to read, which carrying it out takes.
 ///
 /// A foreign change between the look-up and the dry run shows up in the diff as if the plan made it. That was so before,
 /// for a shorter moment; the step's precondition finds the object changed since, and nothing is done.
@@ -38,24 +38,6 @@ impl<'a> Reads<'a> {
     pub async fn get(&self, kind: &ResourceKind, object: &ObjectRef) -> Result<Option<Value>, ClusterError> {
         self.known.or_read(object, async || self.access.get(kind, object).await).await
     }
-
-    /// The objects of a kind. Those that are `meant` for a change are not read again one by one.
-    ///
-    /// # Errors
-    /// As [`Access::list`].
-    pub async fn list(
-        &self,
-        kind: &ResourceKind,
-        namespace: Option<&str>,
-        options: &ListOptions,
-        meant: bool,
-    ) -> Result<Vec<Value>, ClusterError> {
-        let objects = self.access.list(kind, namespace, options).await?;
-        if meant {
-            objects.iter().for_each(|object| self.known.note(object));
-        }
-        Ok(objects)
-    }
 }
 
 impl Known {
@@ -70,12 +52,6 @@ impl Known {
         let found = read().await?;
         // The first answer stands, whoever else asked meanwhile.
         Ok(self.lock().entry(object.clone()).or_insert(found).clone())
-    }
-
-    fn note(&self, object: &Value) {
-        if let Some(reference) = ObjectRef::of(object) {
-            self.lock().entry(reference).or_insert_with(|| Some(object.clone()));
-        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ObjectRef, Option<Value>>> {
@@ -112,16 +88,6 @@ mod tests {
         let other = ObjectRef { api_version: "v2".into(), ..named("a") };
         let found = known.or_read(&other, async || Ok(None)).await.unwrap();
         assert_eq!(found, None, "another version of it shows other fields");
-    }
-
-    #[tokio::test]
-    async fn a_list_answers_for_what_is_in_it() {
-        let known = Known::default();
-        read(&known, "a", Some(object("a", 1))).await;
-        known.note(&object("a", 2));
-        known.note(&object("b", 2));
-        assert_eq!(read(&known, "a", None).await, Some(object("a", 1)));
-        assert_eq!(read(&known, "b", None).await, Some(object("b", 2)));
     }
 
     #[tokio::test]

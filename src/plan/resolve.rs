@@ -252,7 +252,7 @@ impl Resolver<'_> {
             (true, []) => {
                 let field_selector = Some(format!("metadata.name={name}"));
                 let options = ListOptions { field_selector, ..ListOptions::default() };
-                return Ok(self.found(kind, kinds, self.reads.list(kind, None, &options, false).await?).collect());
+                return Ok(self.found(kind, kinds, self.reads.access().list(kind, None, &options).await?).collect());
             }
             (true, names) => names.iter().map(|name| Some(name.as_str())).collect(),
         };
@@ -278,15 +278,11 @@ impl Resolver<'_> {
         let mut hits = Vec::new();
         for kind in &kinds.kinds {
             if !kind.namespaced || namespaces.is_empty() {
-                hits.extend(self.found(kind, kinds, self.reads.list(kind, None, &options, query.mutates).await?));
+                hits.extend(self.found(kind, kinds, self.reads.access().list(kind, None, &options).await?));
                 continue;
             }
             for namespace in namespaces {
-                hits.extend(self.found(
-                    kind,
-                    kinds,
-                    self.reads.list(kind, Some(namespace), &options, query.mutates).await?,
-                ));
+                hits.extend(self.found(kind, kinds, self.reads.access().list(kind, Some(namespace), &options).await?));
             }
         }
         if query.mutates && query.scope.namespace.is_none() {
