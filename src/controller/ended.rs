@@ -13,8 +13,12 @@ const LIFETIME: Duration = Duration::from_secs(60);
 /// nothing but a request to put back moves a plan out of a final phase, and that shows in the watch again, as a newer state.
 #[derive(Default)]
 pub(super) struct Ended {
-    plans: Mutex<HashMap<(String, String), (Arc<ExecutionPlan>, Instant)>>,
+    /// By namespace and name.
+    plans: Mutex<HashMap<(String, String), End>>,
 }
+
+/// A plan as it ended, and when this process heard of it.
+type End = (Arc<ExecutionPlan>, Instant);
 
 impl Ended {
     /// Keeps how a plan ended.
