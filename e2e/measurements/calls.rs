@@ -9,24 +9,32 @@ use kube::ResourceExt;
 use std::collections::BTreeMap;
 
 /// What each call is for. What is not in here shows up as unexplained.
-const WHY: [(&str, &str, &str); 17] = [
-    ("get", "configmaps", "is the name free; the diff's base; the precondition, right before the mutation"),
+const WHY: &[(&str, &str, &str)] = &[
+    ("get", "configmaps", "is the name free, and the diff's base; the precondition, right before the mutation"),
     ("patch dry-run", "configmaps", "what would change, as the API server sees it; refused where the account may not"),
     ("patch", "configmaps", "the change itself"),
     ("list", "configmaps", "verify: the object alone, and a watch from there on where it is not ready yet"),
-    ("create", "subjectaccessreviews", "may whoever asked use the account, and do this; may the account"),
+    (
+        "create",
+        "subjectaccessreviews",
+        "may whoever asked use the account, and do this; with an approval once more before it begins, and may whoever approved",
+    ),
+    ("create", "selfsubjectaccessreviews", "may the account put it back"),
     ("create", "executionplans", "the plan"),
-    ("update", "executionplans/status", "the journal: approved, running, done"),
+    ("update", "executionplans/status", "the digest; what was approved"),
+    ("patch", "executionplans/status", "the journal: approved, running, done"),
     ("patch", "executionplans", "the label of finished plans, so that watches leave them out"),
     ("update", "agentcommands/status", "where the command stands, for whoever asked"),
     ("patch", "agentcommands", "the label of finished commands"),
-    ("patch", "secrets", "the snapshot, before the mutation"),
+    ("create", "secrets", "the snapshot, before the mutation"),
     ("create", "events", "an event for a transition"),
     ("patch", "events", "an event that repeats"),
-    ("list", "planapprovals", "the approvals of the plan"),
-    ("list", "namespaces", "the environments"),
-    ("get", "agentcommands", "the command of a plan"),
-    ("get", "executionplans", "the plan of a command"),
+    ("list", "planapprovals", "what was there before the digest was shown; what decides, as it is stored"),
+    ("patch", "planapprovals", "the plan becomes the owner of what counts; fails where that was taken back"),
+    ("patch", "planapprovals/status", "whether it counts, for whoever approved"),
+    ("list", "namespaces", "the environments, not older than the request"),
+    ("get", "agentcommands", "the command of a plan, where the watch does not show it"),
+    ("get", "executionplans", "the plan of a command, where the watch does not show it"),
 ];
 
 pub async fn measure(scale: Scale) -> Vec<Figure> {

@@ -40,5 +40,5 @@ pub use prometheus::{Prometheus, PrometheusError, Truth};
 pub use readiness::{Readiness, is_ready_once_stored, readiness};
 pub use redact::{redact, redact_text};
 pub use table::Table;
-pub use watch::{SHARED_WATCH_PAUSE, WATCH_PAUSE, watch_backoff};
+pub use watch::{WATCH_PAUSE, watch_backoff};
 pub use write::WriteOptions;

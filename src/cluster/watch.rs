@@ -27,11 +27,8 @@ pub fn watch_backoff(longest: Duration) -> impl Backoff + 'static {
     Pauses { next: FIRST_PAUSE, longest, ends: None }
 }
 
-/// The longest pause of a watch by itself.
+/// The longest pause of a watch.
 pub const WATCH_PAUSE: Duration = Duration::from_secs(5);
-/// The longest pause of watches that wait for each other: several of one controller share a backoff, and a failure of each
-/// holds all of them.
-pub const SHARED_WATCH_PAUSE: Duration = Duration::from_secs(2);
 
 struct Pauses {
     next: Duration,
@@ -211,6 +208,6 @@ mod tests {
 
     #[test]
     fn a_watch_is_never_given_up() {
-        assert_eq!(watch_backoff(SHARED_WATCH_PAUSE).take(100).count(), 100);
+        assert_eq!(watch_backoff(WATCH_PAUSE).take(100).count(), 100);
     }
 }

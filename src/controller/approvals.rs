@@ -163,10 +163,17 @@ impl<'a> Given<'a> {
         Ok(())
     }
 
-    /// Tells everybody what changed since `before`: on the approvals, by events, in the audit trail and in the metrics.
-    pub async fn tell(&self, before: &[ApprovalRecord], judgement: &Judgement, context: &Context) {
+    /// Tells everybody what changed since `before`: by events, in the audit trail and in the metrics. What is news is to be
+    /// [shown](Self::show) on the approvals as well.
+    pub fn tell<'j>(
+        &self,
+        before: &[ApprovalRecord],
+        judgement: &'j Judgement,
+        context: &Context,
+    ) -> Vec<&'j ApprovalRecord> {
         let plan = self.plan;
-        for record in news(before, &judgement.records) {
+        let news = news(before, &judgement.records);
+        for record in &news {
             context.metrics.approval_judged(record.decision, record.verdict);
             let (action, reason) = match (record.verdict, record.decision) {
                 (ApprovalVerdict::Ignored, _) => (AuditAction::Ignored, "ApprovalIgnored"),
@@ -184,17 +191,23 @@ impl<'a> Given<'a> {
             let note = format!("{word} {} by {} {counts}{said}", record.name, record.approver);
             let warning = record.verdict == ApprovalVerdict::Ignored;
             notice(context, plan, warning, reason, "Judge", &note);
-            self.show(record, context).await;
         }
         for record in taken_back(before, &judgement.records) {
             audit_approval(plan, self.digest, AuditAction::Revoked, record, &format!("was {:?}", record.verdict));
             let note = format!("the word of {} was taken back: {} is gone", record.approver, record.name);
             notice(context, plan, false, "ApprovalRevoked", "Judge", &note);
         }
+        news
     }
 
-    /// Writes on the approval itself whether it counts. The plan's own record is what decides.
-    async fn show(&self, record: &ApprovalRecord, context: &Context) {
+    /// Writes on the approvals themselves whether they count. The plan's own record is what decides.
+    pub async fn show(&self, news: &[&ApprovalRecord], context: &Context) {
+        for record in news {
+            self.show_one(record, context).await;
+        }
+    }
+
+    async fn show_one(&self, record: &ApprovalRecord, context: &Context) {
         let Some(approval) = self.approvals.iter().find(|approval| approval.uid() == record.uid) else { return };
         let mut status = approval.status.clone().unwrap_or_default();
         let counts = record.verdict == ApprovalVerdict::Counted;

@@ -1,4 +1,4 @@
-use super::context::{Context, Error, TRIED_AGAIN, while_doing};
+use super::context::{Context, Error, KnownPlan, TRIED_AGAIN, while_doing};
 use super::finished::mark;
 use super::interpret::{Made, interpret};
 use super::notice::notice;
@@ -49,7 +49,11 @@ async fn advance(command: &AgentCommand, context: &Context) -> Result<Action, Er
     let status = command.status.clone().unwrap_or_default();
     let asked = request_digest(&command.spec);
     let is_new = is_asked_anew(command);
-    let plan = current_plan(command, &status, context).await?;
+    let plan = match current_plan(command, &status, context).await? {
+        Current::Is(plan) => Some(plan),
+        Current::None => None,
+        Current::Outdated => return Ok(Action::await_change()),
+    };
     match (is_new, status.phase, plan) {
         // While a plan is being carried out, a change of the request waits for its end.
         (true, _, Some(plan)) if has_begun(&plan) && !is_final(&plan) => follow(command, status, &plan, context).await,
@@ -111,15 +115,32 @@ fn plans(command: &AgentCommand, context: &Context) -> Api<ExecutionPlan> {
     Api::namespaced(context.client.clone(), command.namespace().as_deref().unwrap_or_default())
 }
 
+/// The plan that a command follows.
+enum Current {
+    None,
+    Is(Arc<ExecutionPlan>),
+    /// What is known of it is older than what this process wrote; the newer state wakes the command.
+    Outdated,
+}
+
+/// Every change of a plan wakes its command, so what the watch shows serves. What it does not show is asked for: only the
+/// API server can say that a plan is gone.
 async fn current_plan(
     command: &AgentCommand,
     status: &AgentCommandStatus,
     context: &Context,
-) -> Result<Option<ExecutionPlan>, Error> {
+) -> Result<Current, Error> {
     let Some(reference) = status.plan.as_ref().filter(|_| !status.phase.is_some_and(CommandPhase::is_final)) else {
-        return Ok(None);
+        return Ok(Current::None);
     };
-    plans(command, context).get_opt(&reference.name).await.map_err(while_doing("reading the command's plan"))
+    match context.known_plan(command.metadata.namespace.as_deref().unwrap_or_default(), &reference.name) {
+        KnownPlan::Is(plan) => return Ok(Current::Is(plan)),
+        KnownPlan::Outdated => return Ok(Current::Outdated),
+        KnownPlan::Unknown => {}
+    }
+    let found = plans(command, context).get_opt(&reference.name).await;
+    let found = found.map_err(while_doing("reading the command's plan"))?;
+    Ok(found.map_or(Current::None, |plan| Current::Is(Arc::new(plan))))
 }
 
 /// Takes a plan that has not begun out of the way of a newer one.
@@ -403,7 +424,9 @@ async fn follow(
     let message = format!("{} {}", plan.spec.summary, sentence(&said));
     if phase.is_final() {
         status.reply = Some(message.clone());
-        return end(command, context, status, phase, &format!("{plan_phase:?}"), &message).await;
+        let ended = end(command, context, status, phase, &format!("{plan_phase:?}"), &message).await?;
+        context.ended.forget(plan.metadata.namespace.as_deref().unwrap_or_default(), &plan.name_any());
+        return Ok(ended);
     }
     if status.phase != Some(phase) || was_held_up(&status) {
         status.reply = Some(message.clone());

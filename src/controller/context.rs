@@ -1,17 +1,21 @@
 use super::approvals::Borrowed;
+use super::ended::Ended;
 use super::failures::Failures;
 use super::leader::Leadership;
+use super::namespaces::{AsOf, Namespaces};
 use super::policy::Policies;
 use super::proposals::Proposals;
 use super::provider::Providers;
+use super::queue::Trigger;
 use crate::api::{AgentCommand, ExecutionPlan, ModelProvider};
-use crate::cluster::{Cluster, ClusterError, ListOptions, Prometheus};
+use crate::cluster::{Cluster, ClusterError, Prometheus};
 use crate::execute::{Signals, SnapshotError, SnapshotStore};
 use crate::plan::{Namespace, PlanError};
 use crate::telemetry::Metrics;
 use kube::api::ObjectMeta;
+use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -30,7 +34,13 @@ pub(super) struct Context {
     pub metrics: Metrics,
     pub providers: Providers,
     pub policies: Policies,
+    pub namespaces: Namespaces,
     pub commands: OnceLock<Store<AgentCommand>>,
+    pub plans: OnceLock<Store<ExecutionPlan>>,
+    /// Wakes commands whose plans moved.
+    pub wake_command: Trigger<AgentCommand>,
+    /// Plans that ended just now.
+    pub ended: Ended,
     pub model_providers: OnceLock<Store<ModelProvider>>,
     pub executions: Executions,
     /// Plans under execution, so that the lease is not given back before they have stopped.
@@ -66,6 +76,11 @@ impl Executions {
         Some(receiver)
     }
 
+    /// Whether the plan is marked as being carried out.
+    pub fn is_running(&self, uid: &str) -> bool {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(uid)
+    }
+
     /// Hands new signals to a running plan. Whether it is running.
     pub fn signal(&self, uid: &str, signals: &Signals) -> bool {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,26 +108,63 @@ impl Executions {
 /// once more what was just done; the newer object brings the work back by itself.
 #[derive(Default)]
 pub(super) struct Written {
-    versions: Mutex<HashMap<String, (u64, Instant)>>,
+    known: Mutex<HashMap<String, Write>>,
+}
+
+/// The newest that is known of an object.
+struct Write {
+    version: u64,
+    at: Instant,
+    /// Whether all that follows from that version was done when it was written.
+    settled: bool,
 }
 
 impl Written {
     /// Remembers what the API server answered to a write, or to a read.
     pub fn note(&self, meta: &ObjectMeta) {
-        let (Some(uid), Some(version)) = (&meta.uid, version(meta)) else { return };
-        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        if versions.len() >= WRITTEN_KEPT {
-            versions.retain(|_, (_, at)| at.elapsed() < WRITTEN_LIFETIME);
-        }
-        let newest = versions.get(uid).map_or(version, |(known, _)| version.max(*known));
-        versions.insert(uid.clone(), (newest, Instant::now()));
+        self.keep(meta, false);
+    }
+
+    /// Remembers a write after which nothing is left to do until something else changes.
+    pub fn note_settled(&self, meta: &ObjectMeta) {
+        self.keep(meta, true);
     }
 
     /// Whether an object from a cache is older than what this process knows to be stored.
     pub fn is_ahead_of(&self, meta: &ObjectMeta) -> bool {
+        self.compare(meta, |known, version| version < known.version)
+    }
+
+    /// Something else came: what settled an object is to be looked at all the same.
+    pub fn unsettle(&self, meta: &ObjectMeta) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(write) = meta.uid.as_ref().and_then(|uid| known.get_mut(uid)) {
+            write.settled = false;
+        }
+    }
+
+    /// Whether a watch shows no more than what this process wrote and left settled.
+    pub fn is_settled(&self, meta: &ObjectMeta) -> bool {
+        self.compare(meta, |known, version| version == known.version && known.settled)
+    }
+
+    fn keep(&self, meta: &ObjectMeta, settled: bool) {
+        let (Some(uid), Some(version)) = (&meta.uid, version(meta)) else { return };
+        let at = Instant::now();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= WRITTEN_KEPT {
+            known.retain(|_, write| write.at.elapsed() < WRITTEN_LIFETIME);
+        }
+        match known.get_mut(uid) {
+            Some(write) if write.version > version => write.at = at,
+            _ => drop(known.insert(uid.clone(), Write { version, at, settled })),
+        }
+    }
+
+    fn compare(&self, meta: &ObjectMeta, holds: impl FnOnce(&Write, u64) -> bool) -> bool {
         let (Some(uid), Some(version)) = (&meta.uid, version(meta)) else { return false };
-        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        versions.get(uid).is_some_and(|(known, at)| version < *known && at.elapsed() < WRITTEN_LIFETIME)
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(uid).is_some_and(|known| known.at.elapsed() < WRITTEN_LIFETIME && holds(known, version))
     }
 }
 
@@ -128,11 +180,8 @@ const WRITTEN_KEPT: usize = 256;
 
 impl Context {
     /// The namespaces of the cluster with their labels, read as the operator.
-    pub async fn namespaces(&self) -> Result<Vec<Namespace>, Error> {
-        let catalog = self.cluster.catalog().await?;
-        let Some(kind) = catalog.by_group_kind("", "Namespace") else { return Ok(Vec::new()) };
-        let objects = self.cluster.operator().list(kind, None, &ListOptions::default()).await?;
-        Ok(objects.iter().filter_map(Namespace::of).collect())
+    pub async fn namespaces(&self, as_of: AsOf<'_>) -> Result<Arc<Vec<Namespace>>, Error> {
+        self.namespaces.get(as_of, &self.client).await
     }
 
     /// Remembers that a plan was assessed just now.
@@ -152,9 +201,65 @@ impl Context {
     pub fn command_of(&self, plan: &ExecutionPlan) -> Option<Arc<AgentCommand>> {
         let reference = plan.spec.command_ref.as_ref()?;
         let namespace = plan.metadata.namespace.as_deref()?;
-        let key = kube::runtime::reflector::ObjectRef::new(&reference.name).within(namespace);
-        self.commands.get()?.get(&key)
+        self.commands.get()?.get(&ObjectRef::new(&reference.name).within(namespace))
     }
+
+    /// A plan without asking for it.
+    pub fn known_plan(&self, namespace: &str, name: &str) -> KnownPlan {
+        let watched = self.plans.get().and_then(|plans| plans.get(&ObjectRef::new(name).within(namespace)));
+        newest(watched, self.ended.get(namespace, name), &self.written)
+    }
+
+    /// When to look again at a plan that is outdated in the store. What brought it here must not be lost because what the
+    /// watch shows next is no news by itself.
+    pub fn once_shown(&self, plan: &ExecutionPlan) -> Action {
+        self.written.unsettle(&plan.metadata);
+        // In this order: the watch keeps an object before it asks whether that is news.
+        match self.plans.get().and_then(|plans| plans.get(&ObjectRef::from_obj(plan))) {
+            Some(shown) if !self.written.is_ahead_of(&shown.metadata) => Action::requeue(Duration::ZERO),
+            _ => Action::await_change(),
+        }
+    }
+
+    /// Takes note of a plan that this process brought to its end, and has its command see it.
+    pub fn hand_over(&self, plan: &ExecutionPlan) {
+        let mut commands = commands_of(plan).peekable();
+        if commands.peek().is_none() {
+            return;
+        }
+        self.ended.note(plan.clone());
+        commands.for_each(|command| self.wake_command.pull(command));
+    }
+}
+
+/// What is known of a plan without asking for it.
+pub(super) enum KnownPlan {
+    /// Nothing: it may have finished, be new, or be gone.
+    Unknown,
+    /// Less than this process wrote. The watch will show that, and wakes the plan's command then.
+    Outdated,
+    /// The newest that is known, here or by the watch.
+    Is(Arc<ExecutionPlan>),
+}
+
+fn newest(watched: Option<Arc<ExecutionPlan>>, ended: Option<Arc<ExecutionPlan>>, written: &Written) -> KnownPlan {
+    let is_newer = |watched: &ExecutionPlan, ended: &ExecutionPlan| match (&watched.metadata, &ended.metadata) {
+        (watched, ended) if watched.uid != ended.uid => true,
+        (watched, ended) => version(watched) > version(ended),
+    };
+    match (watched, ended) {
+        (None, None) => KnownPlan::Unknown,
+        (None, Some(ended)) => KnownPlan::Is(ended),
+        (Some(watched), Some(ended)) if !is_newer(&watched, &ended) => KnownPlan::Is(ended),
+        (Some(watched), _) if written.is_ahead_of(&watched.metadata) => KnownPlan::Outdated,
+        (Some(watched), _) => KnownPlan::Is(watched),
+    }
+}
+
+/// The commands that own a plan.
+pub(super) fn commands_of(plan: &ExecutionPlan) -> impl Iterator<Item = ObjectRef<AgentCommand>> {
+    let namespace = plan.metadata.namespace.as_deref();
+    plan.owner_references().iter().filter_map(move |owner| ObjectRef::from_owner_ref(namespace, owner, ()))
 }
 
 /// What an assessment is remembered by: another plan of the same digest was not tried.
@@ -209,6 +314,7 @@ impl Error {
                 "DisruptionBudget"
             }
             Self::Cluster(error) if error.is_forbidden() => "Forbidden",
+            Self::Api { source, .. } if is_forbidden(source) => "Forbidden",
             Self::Api { .. } | Self::Cluster(_) => "ClusterUnavailable",
             Self::Plan(error) => error.reason(),
             Self::Snapshot(_) => "SnapshotFailed",
@@ -239,6 +345,10 @@ impl Error {
     }
 }
 
+fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403)
+}
+
 /// Whether a PodDisruptionBudget keeps a pod from being evicted. The API server says so with the code of an overload.
 fn is_held_by_budget(error: &ClusterError) -> bool {
     error.is_transient() && error.server_message().contains("disruption budget")
@@ -247,6 +357,9 @@ fn is_held_by_budget(error: &ClusterError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::ExecutionPlanSpec;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+    use kube::Resource;
 
     fn meta(uid: &str, version: &str) -> ObjectMeta {
         ObjectMeta { uid: Some(uid.into()), resource_version: Some(version.into()), ..ObjectMeta::default() }
@@ -264,5 +377,90 @@ mod tests {
         assert!(!written.is_ahead_of(&meta("b", "9")));
         // A server that counts otherwise is believed as it is.
         assert!(!written.is_ahead_of(&meta("a", "x9")));
+    }
+
+    #[test]
+    fn only_the_very_write_that_settled_an_object_is_no_news() {
+        let written = Written::default();
+        written.note_settled(&meta("a", "10"));
+        assert!(written.is_settled(&meta("a", "10")));
+        assert!(!written.is_settled(&meta("a", "9")) && !written.is_settled(&meta("a", "11")));
+        assert!(!written.is_settled(&meta("b", "10")) && !written.is_settled(&meta("a", "x10")));
+        written.note(&meta("a", "9"));
+        assert!(written.is_settled(&meta("a", "10")), "what came late says nothing new");
+        written.note(&meta("a", "10"));
+        assert!(!written.is_settled(&meta("a", "10")), "somebody else looks at it");
+        written.note_settled(&meta("a", "11"));
+        written.unsettle(&meta("a", "9"));
+        assert!(!written.is_settled(&meta("a", "11")), "something else came before the watch showed it");
+        written.note_settled(&meta("a", "11"));
+        written.note(&meta("a", "12"));
+        assert!(!written.is_settled(&meta("a", "11")) && !written.is_settled(&meta("a", "12")));
+    }
+
+    fn plan(uid: &str, version: &str) -> Arc<ExecutionPlan> {
+        let mut plan = ExecutionPlan::new("p", ExecutionPlanSpec::default());
+        plan.metadata = ObjectMeta { name: Some("p".into()), namespace: Some("shop".into()), ..meta(uid, version) };
+        Arc::new(plan)
+    }
+
+    /// What is known of a plan: its uid and version, or how it is not.
+    fn known(watched: Option<(&str, &str)>, ended: Option<(&str, &str)>, written: &Written) -> String {
+        let of = |known: Option<(&str, &str)>| known.map(|(uid, version)| plan(uid, version));
+        match newest(of(watched), of(ended), written) {
+            KnownPlan::Unknown => "unknown".to_owned(),
+            KnownPlan::Outdated => "outdated".to_owned(),
+            KnownPlan::Is(plan) => {
+                format!("{}@{}", plan.uid().unwrap_or_default(), plan.resource_version().unwrap_or_default())
+            }
+        }
+    }
+
+    #[test]
+    fn a_command_never_sees_less_of_its_plan_than_this_process_wrote() {
+        let written = Written::default();
+        assert_eq!(known(None, None, &written), "unknown");
+        assert_eq!(known(Some(("a", "9")), None, &written), "a@9");
+        written.note(&meta("a", "10"));
+        assert_eq!(known(Some(("a", "9")), None, &written), "outdated");
+        assert_eq!(known(Some(("a", "10")), None, &written), "a@10");
+    }
+
+    #[test]
+    fn the_end_of_a_plan_counts_until_the_watch_shows_something_newer() {
+        let written = Written::default();
+        written.note(&meta("a", "10"));
+        // Its mark as finished, which takes it out of what is watched.
+        written.note(&meta("a", "11"));
+        assert_eq!(known(Some(("a", "9")), Some(("a", "10")), &written), "a@10");
+        assert_eq!(known(Some(("a", "10")), Some(("a", "10")), &written), "a@10");
+        assert_eq!(known(None, Some(("a", "10")), &written), "a@10");
+        assert_eq!(known(Some(("a", "12")), Some(("a", "10")), &written), "a@12", "it is put back");
+        assert_eq!(known(Some(("b", "9")), Some(("a", "10")), &written), "b@9", "another one of that name");
+    }
+
+    #[test]
+    fn an_end_is_kept_until_its_command_took_note_of_it() {
+        let ended = Ended::default();
+        ended.note((*plan("a", "10")).clone());
+        assert_eq!(ended.get("shop", "p").unwrap().uid().unwrap(), "a");
+        assert!(ended.get("shop", "q").is_none() && ended.get("other", "p").is_none());
+        ended.forget("shop", "p");
+        assert!(ended.get("shop", "p").is_none());
+    }
+
+    #[test]
+    fn only_the_commands_that_own_a_plan_are_woken() {
+        let owner = |kind: &str, name: &str| OwnerReference {
+            api_version: AgentCommand::api_version(&()).into_owned(),
+            kind: kind.into(),
+            name: name.into(),
+            ..OwnerReference::default()
+        };
+        let mut plan = (*plan("a", "1")).clone();
+        assert_eq!(commands_of(&plan).count(), 0);
+        plan.metadata.owner_references = Some(vec![owner("PlanPolicy", "x"), owner("AgentCommand", "scale")]);
+        let woken: Vec<_> = commands_of(&plan).collect();
+        assert_eq!(woken, [ObjectRef::new("scale").within("shop")]);
     }
 }

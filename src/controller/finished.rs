@@ -182,6 +182,8 @@ where
 {
     let generation = meta.generation.unwrap_or(0).to_string();
     let body = json!({
+        // Another one of that name has not finished.
+        "uid": meta.uid,
         "labels": { FINISHED_LABEL: generation },
         "annotations": { FINISHED_AT_ANNOTATION: finished, EXPIRES_AT_ANNOTATION: expires },
     });

@@ -1,6 +1,7 @@
 //! From a request to what comes of it: an answer, a question, or a plan.
 
 use super::context::{Context, Error, while_doing};
+use super::namespaces::AsOf;
 use super::policy::{Judged, verdict};
 use crate::api::{
     Action, ActionType, AgentCommand, Answer, CommandContext, CommandPhase, ConfidenceLevel, Estimate,
@@ -9,7 +10,7 @@ use crate::api::{
 use crate::cluster::{Access, Catalog};
 use crate::draft::{Draft, ToolCall};
 use crate::plan::{
-    Actor, CompiledCall, CompiledStep, Environments, Grounded, Namespace, PlanError, Resolver, answer,
+    Actor, CompiledCall, CompiledStep, Environments, Grounded, Namespace, PlanError, Reads, Resolver, answer,
     approvals_required, check_plan_rights, check_use, compile, ground, merge_answers, overall, validate,
 };
 use crate::planner::{PlanningInput, Proposal, ToolCatalogue, ToolDescription, Turn, propose};
@@ -79,7 +80,7 @@ static TOOLS: LazyLock<ToolCatalogue> = LazyLock::new(|| ToolCatalogue {
 pub(super) async fn interpret(command: &AgentCommand, context: &Context) -> Result<Interpreted, Error> {
     // Before a planner is paid for.
     context.policies.read().map_err(Error::PoliciesUnread)?;
-    let namespaces = context.namespaces().await?;
+    let namespaces = context.namespaces(AsOf::Request(&command.metadata)).await?;
     let name = command.namespace().unwrap_or_default();
     let own = namespaces.iter().find(|namespace| namespace.name == name).cloned();
     let own = own.unwrap_or(Namespace { name: name.clone(), labels: std::collections::BTreeMap::new() });
@@ -89,7 +90,7 @@ pub(super) async fn interpret(command: &AgentCommand, context: &Context) -> Resu
         namespace: name,
         account: command.spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned()),
         place: command.spec.context.clone().unwrap_or_default(),
-        environments: Environments::new(namespaces, context.namespace.clone()),
+        environments: Environments::new(namespaces.to_vec(), context.namespace.clone()),
     };
     let (uid, generation) = (command.uid().unwrap_or_default(), command.metadata.generation.unwrap_or(0));
     let proposal = match context.proposals.get(&uid, generation) {
@@ -113,7 +114,7 @@ pub(super) async fn interpret(command: &AgentCommand, context: &Context) -> Resu
     };
     let made = match made {
         Made::Plan { spec, answer } => {
-            let spec = under_policy(*spec, &interpreter.namespace, context).await?;
+            let spec = under_policy(*spec, command, context).await?;
             interpretation.confirmation_required = spec.approvals_required > 0;
             Made::Plan { spec: Box::new(spec), answer }
         }
@@ -125,10 +126,12 @@ pub(super) async fn interpret(command: &AgentCommand, context: &Context) -> Resu
 /// The plan with what the policies ask for now, so that a policy loosened later loosens nothing for it.
 async fn under_policy(
     mut spec: ExecutionPlanSpec,
-    namespace: &str,
+    command: &AgentCommand,
     context: &Context,
 ) -> Result<ExecutionPlanSpec, Error> {
-    let verdict = match verdict(&spec, namespace, spec.risk.level, &[], context).await? {
+    let namespace = command.namespace().unwrap_or_default();
+    let as_of = AsOf::Request(&command.metadata);
+    let verdict = match verdict(&spec, &namespace, spec.risk.level, &[], as_of, context).await? {
         Judged::Verdict(verdict) => verdict,
         Judged::NotYet => return Err(Error::PoliciesUnread("they are being read".to_owned())),
         Judged::Unreadable(reason) => return Err(Error::PoliciesUnread(reason)),
@@ -216,9 +219,10 @@ impl Interpreter<'_> {
         // Before anything is looked up: questions name what that account can see.
         self.check_account().await?;
         let access = self.context.cluster.service_account(&self.namespace, &self.account)?;
+        let reads = Reads::new(&access);
         let resolver = Resolver {
             cluster: &self.context.cluster,
-            access: &access,
+            reads: &reads,
             environments: &self.environments,
             default_namespace: &self.namespace,
             context: &self.place,
@@ -227,7 +231,7 @@ impl Interpreter<'_> {
         let catalog = self.context.cluster.catalog().await?;
         interpretation.actions = actions(&calls, &steps);
         interpretation.affected_resources = affected(&steps);
-        let (reads, changes): (Vec<_>, Vec<_>) = steps.into_iter().partition(|step| step.read_only);
+        let (questions, changes): (Vec<_>, Vec<_>) = steps.into_iter().partition(|step| step.read_only);
         if self.command.spec.mode == Mode::ReadOnly && !changes.is_empty() {
             return Ok(Made::Refused {
                 phase: CommandPhase::Denied,
@@ -236,7 +240,7 @@ impl Interpreter<'_> {
                     .to_owned(),
             });
         }
-        let answer = self.answer(&access, &catalog, &reads).await?;
+        let answer = self.answer(&access, &catalog, &questions).await?;
         if changes.is_empty() {
             return Ok(match answer {
                 Some(answer) => Made::Answer(answer),
@@ -245,7 +249,7 @@ impl Interpreter<'_> {
                 }
             });
         }
-        let grounded = ground(&access, &catalog, &self.environments, &changes).await?;
+        let grounded = ground(&reads, &catalog, &self.environments, &changes).await?;
         let Some(spec) = self.plan(proposal, grounded) else {
             return Ok(Made::NothingToDo(format!(
                 "{} It already is so: there is nothing to do.",

@@ -2,6 +2,7 @@
 
 use super::approvals::Given;
 use super::context::{Context, Error, TRIED_AGAIN, while_doing};
+use super::namespaces::AsOf;
 use super::notice::notice;
 use super::plan::{about, execute, finish, plans};
 use super::policy::{Judged, verdict};
@@ -21,7 +22,7 @@ use kube::ResourceExt;
 use kube::api::PostParams;
 use kube::runtime::controller::Action;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long to wait at most for a time to come: clocks are set, and machines sleep.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
@@ -87,6 +88,7 @@ struct Case<'a> {
     context: &'a Arc<Context>,
     digest: &'a str,
     signals: Signals,
+    opened: Instant,
     /// Whether the plan has shown no digest yet.
     first_look: bool,
     /// Whether this process assessed the plan a moment ago, when it made it.
@@ -163,7 +165,7 @@ impl<'a> Case<'a> {
             status.risk.get_or_insert_with(|| plan.spec.risk.clone());
         }
         let fresh = context.was_assessed(plan, digest);
-        Self { plan, context, digest, signals, first_look, fresh, before, status }
+        Self { plan, context, digest, signals, opened: Instant::now(), first_look, fresh, before, status }
     }
 
     async fn judge(&mut self) -> Result<Action, Halt> {
@@ -253,7 +255,7 @@ impl<'a> Case<'a> {
         let said = &self.plan.spec.risk;
         let mut risk = said.clone();
         if !self.fresh {
-            let found = assess_again(self.plan, self.context).await.map_err(Halt::wrong)?;
+            let found = assess_again(self.plan, self.opened, self.context).await.map_err(Halt::wrong)?;
             self.status.irreversible = found.irreversible;
             // What the author says may raise it.
             if said.level <= found.risk.level {
@@ -268,7 +270,9 @@ impl<'a> Case<'a> {
     async fn ask_policies(&mut self, risk: RiskLevel) -> Result<Verdict, Halt> {
         let held_by = self.status.terms.as_ref().map(|terms| terms.policies.as_slice()).unwrap_or_default();
         let namespace = self.plan.namespace().unwrap_or_default();
-        match verdict(&self.plan.spec, &namespace, risk, held_by, self.context).await? {
+        // A plan is seen first in the moment after it was made.
+        let as_of = if self.fresh && self.first_look { AsOf::Lately } else { AsOf::Moment(self.opened) };
+        match verdict(&self.plan.spec, &namespace, risk, held_by, as_of, self.context).await? {
             Judged::Verdict(verdict) => Ok(*verdict),
             // Their arrival brings every plan back here.
             Judged::NotYet => Err(Halt::Later(Action::requeue(Duration::from_secs(1)))),
@@ -341,13 +345,15 @@ impl<'a> Case<'a> {
     async fn deny(&mut self, count: &Count<'_>, message: &str) -> Result<Action, Error> {
         self.set(ConditionType::Denied, true, "Denied", message);
         let stopped = self.stop(PlanPhase::Denied, "Denied", message).await?;
-        count.given.tell(&self.before.approvals, &count.judgement, self.context).await;
+        let news = count.given.tell(&self.before.approvals, &count.judgement, self.context);
+        count.given.show(&news, self.context).await;
         Ok(stopped)
     }
 
     async fn hold(&mut self, count: &Count<'_>, message: &str) -> Result<Action, Error> {
         self.wait(message).await?;
-        count.given.tell(&self.before.approvals, &count.judgement, self.context).await;
+        let news = count.given.tell(&self.before.approvals, &count.judgement, self.context);
+        count.given.show(&news, self.context).await;
         Ok(count.again.clone())
     }
 
@@ -356,13 +362,15 @@ impl<'a> Case<'a> {
         self.set(ConditionType::Approved, true, "Approved", message);
         self.status.message = Some(message.to_owned());
         self.status.phase = Some(PlanPhase::Approved);
-        count.given.tell(&self.before.approvals, &count.judgement, context).await;
+        let news = count.given.tell(&self.before.approvals, &count.judgement, context);
         notice(context, plan, false, "Approved", "Approve", message);
         let line = about(plan, AuditAction::Begun, "countersign");
         audit::record(AuditEvent { digest: Some(self.digest), decision: message, ..line });
         if let Some(approved) = count.judgement.approve(plan) {
             execute(context, &approved, self.status.clone(), Signals { suspended: false, ..self.signals.clone() });
         }
+        // Beside the execution: the plan's own record is what decides.
+        count.given.show(&news, context).await;
         Action::await_change()
     }
 
@@ -376,7 +384,9 @@ impl<'a> Case<'a> {
         self.set(ConditionType::Reconciling, true, "AwaitingApproval", message);
         self.set(ConditionType::Stalled, false, "AwaitingApproval", message);
         if self.before != self.status {
-            write(self.plan, self.context, self.status.clone()).await?;
+            let written = write(self.plan, self.context, self.status.clone()).await?;
+            // What is waited for brings the plan back by itself; this write says nothing that was not judged.
+            self.context.written.note_settled(&written.metadata);
             notice(self.context, self.plan, false, "AwaitingApproval", "Judge", message);
         }
         Ok(())
@@ -392,7 +402,7 @@ impl<'a> Case<'a> {
         self.set(ConditionType::Ready, fine, reason, message);
         self.set(ConditionType::Reconciling, false, reason, message);
         self.set(ConditionType::Stalled, !fine, reason, message);
-        write(plan, context, self.status.clone()).await?;
+        context.hand_over(&write(plan, context, self.status.clone()).await?);
         notice(context, plan, !fine, reason, "Judge", message);
         audit::record(AuditEvent { decision: &phase.to_string(), ..about(plan, AuditAction::Finished, "countersign") });
         finish(plan, self.status.finished_at.as_ref(), context).await
@@ -449,12 +459,13 @@ fn next_judgement(verdict: &Verdict, judgement: &Judgement, expires: Option<Time
     })
 }
 
-async fn write(plan: &ExecutionPlan, context: &Context, status: ExecutionPlanStatus) -> Result<(), Error> {
+async fn write(plan: &ExecutionPlan, context: &Context, status: ExecutionPlanStatus) -> Result<ExecutionPlan, Error> {
     let mut updated = plan.clone();
     updated.status = Some(status);
     let written = plans(plan, context).replace_status(&plan.name_any(), &PostParams::default(), &updated).await;
-    context.written.note(&written.map_err(while_doing("writing the plan's status"))?.metadata);
-    Ok(())
+    let written = written.map_err(while_doing("writing the plan's status"))?;
+    context.written.note(&written.metadata);
+    Ok(written)
 }
 
 #[cfg(test)]

@@ -39,15 +39,19 @@ pub(super) async fn reconcile(plan: Arc<ExecutionPlan>, context: Arc<Context>) -
 async fn advance(plan: &ExecutionPlan, context: &Arc<Context>) -> Result<Action, Error> {
     // Above all what the cache still shows as under way when it has just ended.
     if context.written.is_ahead_of(&plan.metadata) {
-        return Ok(Action::await_change());
+        return Ok(context.once_shown(plan));
     }
     let uid = plan.uid().unwrap_or_default();
+    let status = plan.status.clone().unwrap_or_default();
+    let is_final = status.phase.is_some_and(PlanPhase::is_final);
+    // Its execution has just ended, and looks at it once more by itself.
+    if is_final && context.executions.is_running(&uid) {
+        return Ok(Action::await_change());
+    }
     let signals = signals(plan, command_of(plan, context).await?.as_deref());
     if context.executions.signal(&uid, &signals) {
         return Ok(Action::await_change());
     }
-    let status = plan.status.clone().unwrap_or_default();
-    let is_final = status.phase.is_some_and(PlanPhase::is_final);
     if plan.metadata.deletion_timestamp.is_some() && (is_final || ApprovedPlan::begun(plan).is_none()) {
         clean_up(&plan.metadata, context).await?;
         return Ok(Action::await_change());
@@ -147,16 +151,18 @@ pub(super) fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: E
     let approved = approved.clone();
     let work = async move {
         match drive(&context, &approved, status, receiver).await {
-            Ok(outcome) => {
+            Ok((outcome, last)) => {
+                context.hand_over(&last);
                 tell_end(&plan, &outcome, &context).await;
-                if matches!(outcome, Outcome::RolledBack(_) | Outcome::RollbackFailed(_)) {
+                let put_back = matches!(outcome, Outcome::RolledBack(_) | Outcome::RollbackFailed(_));
+                if put_back {
                     forget_request(&plan, &context).await;
                 }
-                tokio::spawn(take_up_again(plan, context, Duration::ZERO));
+                tokio::spawn(take_up_again(plan, Some(last).filter(|_| !put_back), context, Duration::ZERO));
             }
             Err(error) => {
                 tracing::warn!(%error, plan = plan.name_any(), "execution stopped; the journal decides how it goes on");
-                tokio::spawn(take_up_again(plan, context, RESUME));
+                tokio::spawn(take_up_again(plan, None, context, RESUME));
             }
         }
     };
@@ -203,23 +209,32 @@ const REQUEST_POINTER: &str = "/metadata/annotations/countersign.dev~1request";
 const RESUME: Duration = Duration::from_secs(30);
 
 /// Does for a plan that was just carried out what its next event would do: the events of the last writes came while it
-/// still ran, and nothing else would bring it back. Until `pause` is over it counts as running, so that nothing else takes
-/// it up; where it does not any more, the operator is stopping.
-async fn take_up_again(plan: ExecutionPlan, context: Arc<Context>, pause: Duration) {
+/// still ran, and nothing else would bring it back. `last` is how its execution left it, if nothing was written since. Until
+/// `pause` is over it counts as running, so that nothing else takes it up; where it does not any more, the operator is
+/// stopping.
+async fn take_up_again(plan: ExecutionPlan, mut last: Option<ExecutionPlan>, context: Arc<Context>, pause: Duration) {
     tokio::time::sleep(pause).await;
     let mut pause = Duration::from_secs(1);
     let mut running = true;
-    while let Err(error) = look_again(&plan, &context, &mut running).await {
+    while let Err(error) = look_again(&plan, last.take(), &context, &mut running).await {
         tracing::warn!(%error, plan = plan.name_any(), "a plan could not be looked at after its execution");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RESUME);
     }
 }
 
-async fn look_again(plan: &ExecutionPlan, context: &Arc<Context>, running: &mut bool) -> Result<(), Error> {
+async fn look_again(
+    plan: &ExecutionPlan,
+    last: Option<ExecutionPlan>,
+    context: &Arc<Context>,
+    running: &mut bool,
+) -> Result<(), Error> {
     let name = plan.name_any();
     let read = async || plans(plan, context).get_opt(&name).await.map_err(while_doing("reading a plan again"));
-    let mut current = read().await?.filter(|current| current.uid() == plan.uid());
+    let mut current = match last {
+        Some(last) => Some(last),
+        None => read().await?.filter(|current| current.uid() == plan.uid()),
+    };
     if *running {
         let end = || context.executions.end(plan.uid().as_deref().unwrap_or_default());
         let Some(found) = &current else {
@@ -227,7 +242,8 @@ async fn look_again(plan: &ExecutionPlan, context: &Arc<Context>, running: &mut 
             return Ok(());
         };
         // While it counts as running: an older state from the cache would start it once more, and the newest would have it
-        // marked twice. What people ask of a marked plan is heard by those who listen to finished ones.
+        // marked twice. What people ask of a marked plan, or asked between its last write and the mark, is heard by those
+        // who listen to finished ones.
         context.written.note(&found.metadata);
         let ended = found.status.as_ref().and_then(|status| status.phase).is_some_and(PlanPhase::is_final);
         let rests = ended && found.metadata.deletion_timestamp.is_none() && !is_asked_back(&found.metadata);
@@ -255,7 +271,7 @@ async fn drive(
     approved: &ApprovedPlan,
     status: ExecutionPlanStatus,
     signals: watch::Receiver<Signals>,
-) -> Result<Outcome, String> {
+) -> Result<(Outcome, ExecutionPlan), String> {
     let plan = approved.plan();
     let namespace = plan.namespace().unwrap_or_default();
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");

@@ -1,4 +1,5 @@
 use super::context::{Context, Error, while_doing};
+use super::namespaces::AsOf;
 use super::notice::notice;
 use crate::api::{
     ConditionType, ExecutionPlan, ExecutionPlanSpec, FINISHED_LABEL, PlanPhase, PlanPolicy, RiskLevel, condition,
@@ -154,12 +155,14 @@ fn compiled(object: DynamicObject) -> Arc<CompiledPolicy> {
     })
 }
 
-/// What the policies say to a plan of `namespace` now. Those of `held_by` matched it before, and still do if they exist.
+/// What the policies say to a plan of `namespace` now, by namespaces as new as `as_of`. Those of `held_by` matched it before,
+/// and still do if they exist.
 pub(super) async fn verdict(
     spec: &ExecutionPlanSpec,
     namespace: &str,
     risk: RiskLevel,
     held_by: &[String],
+    as_of: AsOf<'_>,
     context: &Context,
 ) -> Result<Judged, Error> {
     let policies = match context.policies.current() {
@@ -167,7 +170,7 @@ pub(super) async fn verdict(
         Err(None) => return Ok(Judged::NotYet),
         Err(Some(reason)) => return Ok(Judged::Unreadable(reason)),
     };
-    let namespaces = if policies.is_empty() { Vec::new() } else { context.namespaces().await? };
+    let namespaces = if policies.is_empty() { Arc::default() } else { context.namespaces(as_of).await? };
     let costs = spec.estimate.as_ref().is_some_and(|estimate| estimate.monthly_cost.is_some());
     let spent = if costs && policies.iter().any(|policy| policy.counts_months()) {
         spent_this_month(&namespaces, context).await?

@@ -1,25 +1,31 @@
 //! What the cluster says of a plan today, whatever it said when the plan was made.
 
 use super::context::{Context, Error, while_doing};
+use super::namespaces::AsOf;
 use crate::api::{AgentCommand, ExecutionPlan, Risk, RiskLevel};
 use crate::plan::{Actor, Environments, PlanError, Reassessment, catalog_for, check_plan_rights, check_use, reassess};
 use kube::ResourceExt;
 use kube::api::Api;
+use std::time::Instant;
 
-/// The risk by today's cluster: environment, live objects, dry run.
-pub(super) async fn assess_again(plan: &ExecutionPlan, context: &Context) -> Result<Reassessment, Error> {
+/// The risk by today's cluster: environment, live objects, dry run. Nothing that was read before `since` counts.
+pub(super) async fn assess_again(
+    plan: &ExecutionPlan,
+    since: Instant,
+    context: &Context,
+) -> Result<Reassessment, Error> {
     let namespace = plan.namespace().unwrap_or_default();
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
     let access = context.cluster.service_account(&namespace, account)?;
     let catalog = catalog_for(&context.cluster, &plan.spec).await?;
-    let namespaces = context.namespaces().await?;
+    let namespaces = context.namespaces(AsOf::Moment(since)).await?;
     if namespaces.is_empty() {
         // Without them no environment is known, and what is known of none must not look harmless.
         let reasons = vec!["The environment of its objects is not known: namespaces cannot be read.".to_owned()];
         let risk = Risk { level: RiskLevel::Critical, reasons };
         return Ok(Reassessment { risk, irreversible: Vec::new() });
     }
-    let environments = Environments::new(namespaces, context.namespace.clone());
+    let environments = Environments::new(namespaces.to_vec(), context.namespace.clone());
     Ok(reassess(&access, &catalog, &environments, &plan.spec).await?)
 }
 
@@ -35,10 +41,14 @@ pub(super) async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Resu
         }
         .into());
     };
-    check_use(&context.cluster, &requester, &namespace, account).await?;
-    let catalog = catalog_for(&context.cluster, &plan.spec).await?;
-    let account = Actor::service_account(&namespace, account);
-    Ok(check_plan_rights(&context.cluster, &catalog, &requester, &account, &plan.spec).await?)
+    let actor = Actor::service_account(&namespace, account);
+    let rights = async {
+        let catalog = catalog_for(&context.cluster, &plan.spec).await?;
+        check_plan_rights(&context.cluster, &catalog, &requester, &actor, &plan.spec).await
+    };
+    let (may_use, hold) = tokio::join!(check_use(&context.cluster, &requester, &namespace, account), rights);
+    may_use?;
+    Ok(hold?)
 }
 
 /// Whether the plan of a command that the cache shows as suspended still has to pause. What brings the plan here may be the

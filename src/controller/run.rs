@@ -1,26 +1,30 @@
 use super::approvals::Borrowed;
-use super::context::{Context, Error, Executions, Written};
+use super::context::{Context, Error, Executions, Written, commands_of};
+use super::ended::Ended;
 use super::failures::Failures;
 use super::leader::Elector;
+use super::namespaces::Namespaces;
 use super::policy::Policies;
 use super::proposals::Proposals;
 use super::provider::Providers;
+use super::queue::{self, Queue, Seen};
 use super::{command, finished, plan, policy, provider};
 use crate::api::{
     AgentCommand, ExecutionPlan, FINISHED_LABEL, ModelProvider, OperationKind, PlanApproval, PlanPolicy, StepState,
     UndoState,
 };
-use crate::cluster::{Cluster, ClusterError, Prometheus, SHARED_WATCH_PAUSE, watch_backoff};
+use crate::cluster::{Cluster, ClusterError, Prometheus, WATCH_PAUSE, watch_backoff};
 use crate::execute::SnapshotStore;
 use crate::telemetry::server::{self, Served, ServerError};
 use crate::telemetry::{Health, Metrics};
-use futures::StreamExt;
+use futures::{Stream, StreamExt, TryStreamExt};
 use kube::api::ListParams;
 use kube::runtime::Controller;
+use kube::runtime::WatchStreamExt;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher::{self, watcher};
 use kube::{Api, ResourceExt};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -87,6 +91,8 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let mut elector = Elector::new(client.clone(), &options.namespace, name);
     let leadership = elector.leadership();
     cluster.guard(move || leadership.holds());
+    let (wake_command, woken_commands) = queue::trigger::<AgentCommand>();
+    let (wake_plan, woken_plans) = queue::trigger::<ExecutionPlan>();
     let context = Arc::new(Context {
         snapshots: SnapshotStore::new(client.clone(), &options.namespace),
         recorder: Recorder::new(client.clone(), reporter),
@@ -96,7 +102,11 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         metrics: metrics.clone(),
         providers: Providers::default(),
         policies: Policies::default(),
+        namespaces: Namespaces::default(),
         commands: OnceLock::new(),
+        plans: OnceLock::new(),
+        wake_command,
+        ended: Ended::default(),
         model_providers: OnceLock::new(),
         executions: Executions::default(),
         tasks: TaskTracker::new(),
@@ -108,16 +118,19 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         borrowed: Borrowed::default(),
         proposals: Proposals::default(),
     });
-    let workers = || kube::runtime::controller::Config::default().concurrency(options.workers);
-    let backoff = || watch_backoff(SHARED_WATCH_PAUSE);
+    let backoff = || watch_backoff(WATCH_PAUSE);
     // Finished objects are not watched: memory follows what is active, not what is stored.
     let active = || watcher::Config::default().labels(&format!("!{FINISHED_LABEL}"));
 
-    let commands = Controller::new(Api::<AgentCommand>::all(watching.clone()), active())
-        .with_config(workers())
-        .trigger_backoff(backoff())
-        .owns(Api::<ExecutionPlan>::all(watching.clone()), active())
-        .graceful_shutdown_on(stop.clone().cancelled_owned());
+    let shown = watcher(Api::<AgentCommand>::all(watching.clone()), active()).backoff(backoff());
+    let commands = Queue::of(shown, |_| true, {
+        let context = Arc::clone(&context);
+        move |seen| match seen {
+            Seen::One(command) => plan_of(command).into_iter().for_each(|plan| wake_plan.pull(plan)),
+            Seen::All => all_of(&context.plans).for_each(|plan| wake_plan.pull(plan)),
+        }
+    })
+    .and(woken_commands.map(Ok));
     let _ = context.commands.set(commands.store());
     announce(&health, "commands", Api::<AgentCommand>::all(client.clone()));
 
@@ -131,16 +144,22 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         async move { context.policies.follow(watching, policy_changed).await }
     });
 
-    let plans = Controller::new(Api::<ExecutionPlan>::all(watching.clone()), active())
-        .with_config(workers())
-        .trigger_backoff(backoff())
-        .watches(Api::<PlanApproval>::all(watching.clone()), watcher::Config::default(), |approval| {
-            let namespace = approval.namespace().unwrap_or_default();
-            Some(ObjectRef::new(&approval.spec.plan).within(&namespace))
-        })
-        .watches(Api::<AgentCommand>::all(watching.clone()), active(), plan_of)
-        .reconcile_all_on(policy_changes)
-        .graceful_shutdown_on(stop.clone().cancelled_owned());
+    let shown = watcher(Api::<ExecutionPlan>::all(watching.clone()), active()).backoff(backoff());
+    let news = {
+        let context = Arc::clone(&context);
+        move |plan: &ExecutionPlan| !context.written.is_settled(&plan.metadata)
+    };
+    let plans = Queue::of(shown, news, {
+        let context = Arc::clone(&context);
+        move |seen| match seen {
+            Seen::One(plan) => commands_of(plan).for_each(|command| context.wake_command.pull(command)),
+            Seen::All => all_of(&context.commands).for_each(|command| context.wake_command.pull(command)),
+        }
+    })
+    .and(judged_plans(Api::all(watching.clone())).backoff(backoff()))
+    .and(woken_plans.map(Ok))
+    .all_on(policy_changes);
+    let _ = context.plans.set(plans.store());
     announce(&health, "plans", Api::<ExecutionPlan>::all(client.clone()));
 
     let providers = Controller::new(Api::<ModelProvider>::all(watching.clone()), watcher::Config::default())
@@ -156,10 +175,10 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let work = async {
         tokio::join!(
             commands
-                .run(command::reconcile, on_error::<AgentCommand>, context.clone())
+                .run(command::reconcile, on_error::<AgentCommand>, context.clone(), options.workers, stop.clone())
                 .for_each(|done| async { note(&context, done) }),
             plans
-                .run(plan::reconcile, on_error::<ExecutionPlan>, context.clone())
+                .run(plan::reconcile, on_error::<ExecutionPlan>, context.clone(), options.workers, stop.clone())
                 .for_each(|done| async { note(&context, done) }),
             policies
                 .run(policy::reconcile, on_error::<PlanPolicy>, context.clone())
@@ -237,10 +256,24 @@ fn own_name() -> String {
 }
 
 /// The plan that a command's `suspend` is about.
-#[expect(clippy::needless_pass_by_value, reason = "the form that a watch's mapper has")]
-fn plan_of(command: AgentCommand) -> Option<ObjectRef<ExecutionPlan>> {
+fn plan_of(command: &AgentCommand) -> Option<ObjectRef<ExecutionPlan>> {
     let reference = command.status.as_ref()?.plan.as_ref()?;
     Some(ObjectRef::new(&reference.name).within(command.metadata.namespace.as_deref().unwrap_or_default()))
+}
+
+/// The plans that approvals are about, as these come, change and go.
+fn judged_plans(
+    approvals: Api<PlanApproval>,
+) -> impl Stream<Item = Result<ObjectRef<ExecutionPlan>, watcher::Error>> + Send + 'static {
+    let touched = watcher(approvals, watcher::Config::default()).touched_objects();
+    touched.map_ok(|approval| ObjectRef::new(&approval.spec.plan).within(&approval.namespace().unwrap_or_default()))
+}
+
+fn all_of<K>(store: &OnceLock<Store<K>>) -> impl Iterator<Item = ObjectRef<K>>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + 'static,
+{
+    store.get().map(queue::references).into_iter().flatten()
 }
 
 /// Reports a part as ready once its kind can be listed: the definition is installed and the rights are there.

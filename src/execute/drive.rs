@@ -85,11 +85,12 @@ impl Driver {
         Self { plan, status, record, effects, signals, events }
     }
 
-    /// Runs to the end of the plan. The write that journals an intent always precedes the effect.
+    /// Runs to the end of the plan, and gives it as it was stored then. The write that journals an intent always precedes
+    /// the effect.
     ///
     /// # Errors
     /// When the journal cannot be written: nothing more is done then, and driving can be taken up again later.
-    pub async fn run(mut self) -> Result<Outcome, DriveError> {
+    pub async fn run(mut self) -> Result<(Outcome, ExecutionPlan), DriveError> {
         let steps = Arc::new(self.plan.spec.steps.clone());
         let mut journal = Journal::new(&steps, &self.status);
         let bounds = Bounds { parallel: PARALLEL, ahead: AHEAD, observe: self.plan.spec.observe.is_some() };
@@ -120,7 +121,9 @@ impl Driver {
                 Decision::End(outcome) => {
                     settle_status(&mut self.status, &self.plan, &journal, Some(&outcome));
                     self.record.write(&self.status, &self.effects.fence).await?;
-                    return Ok(outcome);
+                    self.plan.metadata = self.record.metadata();
+                    self.plan.status = Some(self.status);
+                    return Ok((outcome, self.plan));
                 }
             };
             let idle = begin.is_empty() && under_way.is_empty();

@@ -5,7 +5,7 @@ use super::fence::Fence;
 use crate::api::{ExecutionPlan, ExecutionPlanStatus};
 use http::HeaderValue;
 use http::header::ACCEPT;
-use kube::api::{Api, PartialObjectMeta, Patch, PatchParams};
+use kube::api::{Api, ObjectMeta, PartialObjectMeta, Patch, PatchParams};
 use kube::core::Request;
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -22,8 +22,8 @@ pub(super) struct Record {
     client: Client,
     plans: Api<ExecutionPlan>,
     name: String,
-    uid: Option<String>,
-    resource_version: Option<String>,
+    /// As the API server gave it last.
+    metadata: ObjectMeta,
     /// The status as it is stored.
     stored: Value,
     took: Duration,
@@ -36,11 +36,15 @@ impl Record {
             plans: Api::namespaced(client.clone(), plan.namespace().as_deref().unwrap_or_default()),
             client,
             name: plan.name_any(),
-            uid: plan.uid(),
-            resource_version: plan.resource_version(),
+            metadata: plan.metadata.clone(),
             stored: plan.status.as_ref().map_or(Value::Null, plain),
             took: Duration::ZERO,
         }
+    }
+
+    /// The plan's metadata with what was written last.
+    pub fn metadata(&self) -> ObjectMeta {
+        self.metadata.clone()
     }
 
     /// How long the last write took.
@@ -57,7 +61,7 @@ impl Record {
         for _ in 0..MAX_CONFLICTS {
             match self.send(&wanted).await {
                 Ok(written) => {
-                    self.resource_version = written.metadata.resource_version;
+                    self.metadata = written.metadata;
                     self.stored = wanted;
                     self.took = begun.elapsed();
                     return Ok(());
@@ -66,10 +70,10 @@ impl Record {
                 // 422 where the patch no longer fits.
                 Err(kube::Error::Api(status)) if [409, 422].contains(&status.code) => {
                     let current = self.plans.get(&self.name).await.map_err(|source| self.failed(source))?;
-                    if current.uid() != self.uid {
+                    if current.metadata.uid != self.metadata.uid {
                         return Err(DriveError::Gone(self.name.clone()));
                     }
-                    if current.resource_version() == self.resource_version {
+                    if current.metadata.resource_version == self.metadata.resource_version {
                         return Err(self.failed(kube::Error::Api(status)));
                     }
                     let found = current.status.as_ref().map_or(Value::Null, plain);
@@ -78,7 +82,7 @@ impl Record {
                     if !landed && found != self.stored {
                         return Err(DriveError::Overtaken(self.name.clone()));
                     }
-                    self.resource_version = current.resource_version();
+                    self.metadata = current.metadata;
                     self.stored = found;
                     if landed {
                         self.took = begun.elapsed();
@@ -93,8 +97,9 @@ impl Record {
 
     /// One write, tried again while errors pass. One whose answer was lost shows up as a conflict next.
     async fn send(&self, wanted: &Value) -> Result<PartialObjectMeta<ExecutionPlan>, kube::Error> {
-        let mut operations =
-            vec![json!({ "op": "replace", "path": "/metadata/resourceVersion", "value": self.resource_version })];
+        let mut operations = vec![
+            json!({ "op": "replace", "path": "/metadata/resourceVersion", "value": self.metadata.resource_version }),
+        ];
         operations.extend(changes(&self.stored, wanted));
         let patch: Patch<()> =
             Patch::Json(serde_json::from_value(Value::Array(operations)).map_err(kube::Error::SerdeError)?);

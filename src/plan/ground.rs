@@ -1,7 +1,7 @@
 use super::assess::{StepFacts, assess_step, overall};
 use super::estimate::estimate;
 use super::rights::{grants, rights_to_undo, unknown_kind};
-use super::{CompiledStep, Environments, PlanError};
+use super::{CompiledStep, Environments, PlanError, Reads};
 use crate::api::{
     ExecutionPlanSpec, IrreversibleStep, ObjectRef, Operation, OperationKind, Precondition, Risk, RollbackPlan,
     RollbackStrategy, Step, Verify, VerifyKind,
@@ -34,12 +34,12 @@ pub struct Grounded {
 /// # Errors
 /// A dry run that the API server refuses ends the plan with the server's own words.
 pub async fn ground(
-    access: &Access,
+    reads: &Reads<'_>,
     catalog: &Catalog,
     environments: &Environments,
     steps: &[CompiledStep],
 ) -> Result<Vec<Grounded>, PlanError> {
-    let grounder = Grounder { access, catalog, environments, steps };
+    let grounder = Grounder { access: reads.access(), reads, catalog, environments, steps };
     let tries: Vec<_> = steps.iter().map(|step| grounder.ground(step)).collect();
     stream::iter(tries).buffered(PARALLEL).try_collect().await
 }
@@ -77,7 +77,7 @@ pub async fn reassess(
         depends_on: step.depends_on.iter().cloned().collect(),
     };
     let steps: Vec<CompiledStep> = spec.steps.iter().map(compiled).collect();
-    let grounded = ground(access, catalog, environments, &steps).await?;
+    let grounded = ground(&Reads::new(access), catalog, environments, &steps).await?;
     let steps = || grounded.iter().map(|grounded| &grounded.step);
     let irreversible = steps()
         .filter(|step| step.operation.kind().is_ok_and(OperationKind::mutates) && !step.rollback.reversible)
@@ -88,6 +88,7 @@ pub async fn reassess(
 
 struct Grounder<'a> {
     access: &'a Access,
+    reads: &'a Reads<'a>,
     catalog: &'a Catalog,
     environments: &'a Environments,
     steps: &'a [CompiledStep],
@@ -207,8 +208,10 @@ impl Grounder<'_> {
         target: &ObjectRef,
         operation: &Operation,
     ) -> Result<Option<Value>, PlanError> {
-        let subresource = operation.patch.as_ref().and_then(|patch| patch.subresource.as_deref());
-        Ok(self.access.get_subresource(resource, target, subresource).await?)
+        Ok(match operation.patch.as_ref().and_then(|patch| patch.subresource.as_deref()) {
+            Some(subresource) => self.access.get_subresource(resource, target, Some(subresource)).await?,
+            None => self.reads.get(resource, target).await?,
+        })
     }
 
     async fn try_out(&self, operation: &Operation, live: Option<&Value>) -> Result<Option<Value>, PlanError> {

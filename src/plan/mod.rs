@@ -1,7 +1,7 @@
 //! From a draft to a plan: look up what is meant, compile tools to steps, try every step by dry run, weigh the risk,
 //! check the rights.
 //!
-//! `resolve` and `ground` read the live cluster; everything else here takes values and gives values. Nothing in this
+//! `resolve` and `ground` read the live cluster, by way of `reads`; everything else here takes values and gives values. Nothing in this
 //! room writes to the cluster.
 
 mod answer;
@@ -13,6 +13,7 @@ mod estimate;
 mod forbidden;
 mod ground;
 pub mod policy;
+mod reads;
 mod resolve;
 mod rights;
 mod size;
@@ -25,6 +26,7 @@ pub use environment::{Environments, Namespace};
 pub use estimate::estimate;
 pub use ground::{Grounded, Reassessment, ground, reassess};
 pub use policy::approvals_required;
+pub use reads::Reads;
 pub use resolve::Resolver;
 pub use rights::{Actor, catalog_for, check_plan_rights, check_use, needed_rights};
 pub use size::{fit_messages, needs_record_dropped};

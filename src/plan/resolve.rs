@@ -1,7 +1,7 @@
 use super::environment::Environments;
-use super::{CompiledStep, PlanError};
+use super::{CompiledStep, PlanError, Reads};
 use crate::api::{CommandContext, ObjectRef};
-use crate::cluster::{Access, Catalog, Cluster, ClusterError, ListOptions, ResourceKind};
+use crate::cluster::{Catalog, Cluster, ClusterError, ListOptions, ResourceKind};
 use crate::tools::{Expect, Found, FoundObject, KindGroup, KindQuery, Scope, TargetQuery, kind_group};
 use serde_json::Value;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ const MAX_CHOICES: usize = 8;
 pub struct Resolver<'a> {
     /// The cluster, for discovery.
     pub cluster: &'a Cluster,
-    /// The identity that reads.
-    pub access: &'a Access,
+    /// What is read, as the identity that reads.
+    pub reads: &'a Reads<'a>,
     /// The namespaces and what environment they belong to.
     pub environments: &'a Environments,
     /// The namespace of the command.
@@ -252,7 +252,7 @@ impl Resolver<'_> {
             (true, []) => {
                 let field_selector = Some(format!("metadata.name={name}"));
                 let options = ListOptions { field_selector, ..ListOptions::default() };
-                return Ok(self.found(kind, kinds, self.access.list(kind, None, &options).await?).collect());
+                return Ok(self.found(kind, kinds, self.reads.access().list(kind, None, &options).await?).collect());
             }
             (true, names) => names.iter().map(|name| Some(name.as_str())).collect(),
         };
@@ -261,7 +261,7 @@ impl Resolver<'_> {
             if let Some(object) = planned_object(planned, &reference) {
                 hits.push(FoundObject { reference, kind: kind.clone(), object, planned: true });
             } else if namespace.is_none_or(|name| self.environments.has(name)) {
-                let object = self.access.get(kind, &reference).await?;
+                let object = self.reads.get(kind, &reference).await?;
                 hits.extend(self.found(kind, kinds, object.into_iter().collect()));
             }
         }
@@ -278,11 +278,11 @@ impl Resolver<'_> {
         let mut hits = Vec::new();
         for kind in &kinds.kinds {
             if !kind.namespaced || namespaces.is_empty() {
-                hits.extend(self.found(kind, kinds, self.access.list(kind, None, &options).await?));
+                hits.extend(self.found(kind, kinds, self.reads.access().list(kind, None, &options).await?));
                 continue;
             }
             for namespace in namespaces {
-                hits.extend(self.found(kind, kinds, self.access.list(kind, Some(namespace), &options).await?));
+                hits.extend(self.found(kind, kinds, self.reads.access().list(kind, Some(namespace), &options).await?));
             }
         }
         if query.mutates && query.scope.namespace.is_none() {

@@ -1,0 +1,102 @@
+use crate::api::ObjectRef;
+use crate::cluster::{Access, ClusterError, ResourceKind};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// The objects that are read while one plan is made, as one identity: what was looked up by name is not read a second time
+/// for its diff. What was listed is: the right to list does not show the right to read, which carrying it out takes.
+///
+/// A foreign change between the look-up and the dry run shows up in the diff as if the plan made it. That was so before,
+/// for a shorter moment; the step's precondition finds the object changed since, and nothing is done.
+pub struct Reads<'a> {
+    access: &'a Access,
+    known: Known,
+}
+
+/// Objects by reference, which has their version; `None` for one that is not there.
+#[derive(Default)]
+struct Known(Mutex<BTreeMap<ObjectRef, Option<Value>>>);
+
+impl<'a> Reads<'a> {
+    /// Nothing was read yet.
+    #[must_use]
+    pub fn new(access: &'a Access) -> Self {
+        Self { access, known: Known::default() }
+    }
+
+    /// The identity that reads.
+    #[must_use]
+    pub fn access(&self) -> &'a Access {
+        self.access
+    }
+
+    /// One object as it was when it was read first; `None` when there was none of that name.
+    ///
+    /// # Errors
+    /// As [`Access::get`].
+    pub async fn get(&self, kind: &ResourceKind, object: &ObjectRef) -> Result<Option<Value>, ClusterError> {
+        self.known.or_read(object, async || self.access.get(kind, object).await).await
+    }
+}
+
+impl Known {
+    async fn or_read(
+        &self,
+        object: &ObjectRef,
+        read: impl AsyncFnOnce() -> Result<Option<Value>, ClusterError>,
+    ) -> Result<Option<Value>, ClusterError> {
+        if let Some(known) = self.lock().get(object) {
+            return Ok(known.clone());
+        }
+        let found = read().await?;
+        // The first answer stands, whoever else asked meanwhile.
+        Ok(self.lock().entry(object.clone()).or_insert(found).clone())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ObjectRef, Option<Value>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Attempt;
+    use serde_json::json;
+
+    fn object(name: &str, marked: u32) -> Value {
+        let metadata = json!({ "name": name, "namespace": "shop", "generation": marked });
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata })
+    }
+
+    fn named(name: &str) -> ObjectRef {
+        ObjectRef::of(&object(name, 0)).unwrap()
+    }
+
+    async fn read(known: &Known, name: &str, answer: Option<Value>) -> Option<Value> {
+        known.or_read(&named(name), async || Ok(answer)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_first_answer_stands() {
+        let known = Known::default();
+        assert_eq!(read(&known, "a", Some(object("a", 1))).await, Some(object("a", 1)));
+        assert_eq!(read(&known, "a", Some(object("a", 2))).await, Some(object("a", 1)));
+        assert_eq!(read(&known, "b", None).await, None);
+        assert_eq!(read(&known, "b", Some(object("b", 2))).await, None, "it was not there");
+        let other = ObjectRef { api_version: "v2".into(), ..named("a") };
+        let found = known.or_read(&other, async || Ok(None)).await.unwrap();
+        assert_eq!(found, None, "another version of it shows other fields");
+    }
+
+    #[tokio::test]
+    async fn a_read_that_failed_is_made_again() {
+        let known = Known::default();
+        let attempt = Attempt { action: "read a".into(), identity: "deployer".into() };
+        let error = ClusterError::Forbidden { attempt, message: "no".into() };
+        let failed = known.or_read(&named("a"), async || Err(error)).await;
+        assert!(failed.is_err());
+        assert_eq!(read(&known, "a", Some(object("a", 1))).await, Some(object("a", 1)));
+    }
+}
