@@ -337,7 +337,7 @@ async fn create_plan(
     plan.metadata.annotations =
         Some(BTreeMap::from([(COMMAND_GENERATION_ANNOTATION.to_owned(), generation.to_string())]));
     let digest = digest::digest(&plan.spec).map_err(|error| Error::Digest(error.to_string()))?;
-    context.note_assessed(&plan, &digest);
+    context.assessments.note_made(&plan, &digest);
     let plans = plans(command, context);
     match store_plan(command, &plans, &plan).await? {
         Stored::New(plan) => {

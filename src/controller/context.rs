@@ -1,4 +1,5 @@
 use super::approvals::Borrowed;
+use super::assessments::Assessments;
 use super::ended::Ended;
 use super::failures::Failures;
 use super::leader::Leadership;
@@ -49,8 +50,7 @@ pub(super) struct Context {
     pub leadership: Leadership,
     /// What this process wrote of commands and plans, and a watch may not have shown yet.
     pub written: Written,
-    /// Plans that this process assessed when it made them, so that they need no second look.
-    pub assessed: Mutex<HashMap<String, Instant>>,
+    pub assessments: Assessments,
     pub failures: Failures,
     /// Where metrics are asked for, if anywhere.
     pub prometheus: Option<Prometheus>,
@@ -184,19 +184,6 @@ impl Context {
         self.namespaces.get(as_of, &self.client).await
     }
 
-    /// Remembers that a plan was assessed just now.
-    pub fn note_assessed(&self, plan: &ExecutionPlan, digest: &str) {
-        let mut assessed = self.assessed.lock().unwrap_or_else(PoisonError::into_inner);
-        assessed.retain(|_, at| at.elapsed() < ASSESSMENT_LIFETIME);
-        assessed.insert(assessment(plan, digest), Instant::now());
-    }
-
-    /// Whether a plan was assessed a moment ago.
-    pub fn was_assessed(&self, plan: &ExecutionPlan, digest: &str) -> bool {
-        let assessed = self.assessed.lock().unwrap_or_else(PoisonError::into_inner);
-        assessed.get(&assessment(plan, digest)).is_some_and(|at| at.elapsed() < ASSESSMENT_LIFETIME)
-    }
-
     /// The command that a plan answers, from the cache.
     pub fn command_of(&self, plan: &ExecutionPlan) -> Option<Arc<AgentCommand>> {
         let reference = plan.spec.command_ref.as_ref()?;
@@ -261,14 +248,6 @@ pub(super) fn commands_of(plan: &ExecutionPlan) -> impl Iterator<Item = ObjectRe
     let namespace = plan.metadata.namespace.as_deref();
     plan.owner_references().iter().filter_map(move |owner| ObjectRef::from_owner_ref(namespace, owner, ()))
 }
-
-/// What an assessment is remembered by: another plan of the same digest was not tried.
-fn assessment(plan: &ExecutionPlan, digest: &str) -> String {
-    format!("{}/{} {digest}", plan.namespace().unwrap_or_default(), plan.name_any())
-}
-
-/// How long an assessment made at planning is good for without another look.
-const ASSESSMENT_LIFETIME: Duration = Duration::from_secs(60);
 
 /// How the message of a command or plan ends that something holds up.
 pub(super) const TRIED_AGAIN: &str = "; it is tried again by itself";

@@ -308,7 +308,7 @@ impl Interpreter<'_> {
             grounded.iter().filter(|step| step.already_so).map(|step| step.step.id.clone()).collect();
         let mut warnings: Vec<String> = proposal.draft.warnings.iter().chain(&proposal.notes).cloned().collect();
         let mut steps: Vec<Step> = Vec::new();
-        for Grounded { mut step, target, warnings: more, already_so } in grounded {
+        for Grounded { mut step, target, warnings: more, already_so, .. } in grounded {
             if already_so {
                 let what = target.map(|target| target.to_string()).unwrap_or_default();
                 warnings.push(format!("{what} already is as wanted; nothing is planned for it."));

@@ -6,7 +6,7 @@ use super::namespaces::AsOf;
 use super::notice::notice;
 use super::plan::{about, execute, finish, plans};
 use super::policy::{Judged, verdict};
-use super::recheck::{assess_again, rights_hold, still_suspended};
+use super::recheck::{assess_by_now, rights_hold, still_suspended};
 use crate::api::{
     ApprovalTerms, ConditionType, ExecutionPlan, ExecutionPlanStatus, MAX_PLAN_MESSAGE, PlanPhase, RiskLevel,
     set_condition, shortened,
@@ -164,7 +164,7 @@ impl<'a> Case<'a> {
         if plan.spec.proposed_by.is_some() {
             status.risk.get_or_insert_with(|| plan.spec.risk.clone());
         }
-        let fresh = context.was_assessed(plan, digest);
+        let fresh = context.assessments.was_made(plan, digest);
         Self { plan, context, digest, signals, opened: Instant::now(), first_look, fresh, before, status }
     }
 
@@ -255,11 +255,11 @@ impl<'a> Case<'a> {
         let said = &self.plan.spec.risk;
         let mut risk = said.clone();
         if !self.fresh {
-            let found = assess_again(self.plan, self.opened, self.context).await.map_err(Halt::wrong)?;
-            self.status.irreversible = found.irreversible;
+            let found = assess_by_now(self.plan, self.digest, self.opened, self.context).await.map_err(Halt::wrong)?;
+            self.status.irreversible.clone_from(&found.irreversible);
             // What the author says may raise it.
             if said.level <= found.risk.level {
-                risk = found.risk;
+                risk.clone_from(&found.risk);
             }
         }
         let level = risk.level;

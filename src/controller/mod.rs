@@ -1,6 +1,7 @@
 //! The reconcilers: thin, they only move an object to its next phase.
 
 mod approvals;
+mod assessments;
 mod command;
 mod context;
 mod ended;

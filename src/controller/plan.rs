@@ -282,6 +282,9 @@ async fn drive(
         rolls_back: observe.rollback_on_degraded,
     });
     let leadership = context.leadership.clone();
+    // Only the operator's own plans say who proposed them: the admission policies see to it.
+    let by_hand = plan.spec.proposed_by.is_none();
+    let judged = status.digest.as_ref().filter(|_| by_hand).and_then(|digest| context.assessments.of(plan, digest));
     let effects = Effects::new(
         context.cluster.clone(),
         access,
@@ -289,10 +292,10 @@ async fn drive(
         plan.uid().unwrap_or_default(),
         watching,
         Fence::new(move || leadership.holds()),
-        // Only the operator's own plans say who proposed them: the admission policies see to it.
-        plan.spec.proposed_by.is_some(),
+        !by_hand,
     )
-    .asking(context.prometheus.clone());
+    .asking(context.prometheus.clone())
+    .knowing(judged);
     let (sender, receiver) = mpsc::unbounded_channel();
     let mut told = plan.clone();
     told.status = Some(status.clone());
@@ -303,8 +306,13 @@ async fn drive(
     outcome.map_err(|error| error.to_string())
 }
 
+/// How many events a plan publishes of steps that went well: as many as the API server's own clients publish of one object at
+/// once (client-go, `EventSourceObjectSpamFilter`). What goes wrong is always told; the rest is in the journal.
+const MAX_EVENTS: u32 = 25;
+
 /// Publishes what happens to the steps, as events, metrics and audit lines.
 async fn tell(context: Arc<Context>, plan: ExecutionPlan, mut events: mpsc::UnboundedReceiver<StepEvent>) {
+    let mut published = 0;
     while let Some(StepEvent { step, reason, message, warning }) = events.recv().await {
         let title = plan.spec.steps.iter().find(|known| known.id == step);
         let name = title.map_or_else(String::new, |known| format!("{} ({step}): ", known.title));
@@ -327,7 +335,9 @@ async fn tell(context: Arc<Context>, plan: ExecutionPlan, mut events: mpsc::Unbo
             audit::record(AuditEvent { decision: &decision, ..about(&plan, action, &account) });
         }
         // Beginnings are in the journal; events are for what came of them.
-        if !matches!(reason, "StepStarted" | "StepReleased" | "UndoStarted" | "StepApplied") {
+        let beginning = matches!(reason, "StepStarted" | "StepReleased" | "UndoStarted" | "StepApplied");
+        if !beginning && (warning || published < MAX_EVENTS) {
+            published += u32::from(!warning);
             notice(&context, &plan, warning, reason, "Execute", &format!("{name}{message}"));
         }
     }

@@ -6,14 +6,28 @@ use crate::api::{AgentCommand, ExecutionPlan, Risk, RiskLevel};
 use crate::plan::{Actor, Environments, PlanError, Reassessment, catalog_for, check_plan_rights, check_use, reassess};
 use kube::ResourceExt;
 use kube::api::Api;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
-/// The risk by today's cluster: environment, live objects, dry run. Nothing that was read before `since` counts.
-pub(super) async fn assess_again(
+/// What today's cluster says of a plan. What it said a moment ago still holds: what a step would change is held to that
+/// when it is carried out.
+pub(super) async fn assess_by_now(
     plan: &ExecutionPlan,
+    digest: &str,
     since: Instant,
     context: &Context,
-) -> Result<Reassessment, Error> {
+) -> Result<Arc<Reassessment>, Error> {
+    if let Some(known) = context.assessments.of(plan, digest) {
+        return Ok(known);
+    }
+    let found = Arc::new(assess_again(plan, since, context).await?);
+    context.assessments.note(plan, digest, &found);
+    Ok(found)
+}
+
+/// The risk by today's cluster: environment, live objects, dry run. Nothing that was read before `since` counts.
+async fn assess_again(plan: &ExecutionPlan, since: Instant, context: &Context) -> Result<Reassessment, Error> {
     let namespace = plan.namespace().unwrap_or_default();
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
     let access = context.cluster.service_account(&namespace, account)?;
@@ -23,7 +37,7 @@ pub(super) async fn assess_again(
         // Without them no environment is known, and what is known of none must not look harmless.
         let reasons = vec!["The environment of its objects is not known: namespaces cannot be read.".to_owned()];
         let risk = Risk { level: RiskLevel::Critical, reasons };
-        return Ok(Reassessment { risk, irreversible: Vec::new() });
+        return Ok(Reassessment { risk, irreversible: Vec::new(), trials: BTreeMap::new() });
     }
     let environments = Environments::new(namespaces.to_vec(), context.namespace.clone());
     Ok(reassess(&access, &catalog, &environments, &plan.spec).await?)

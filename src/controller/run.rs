@@ -1,4 +1,5 @@
 use super::approvals::Borrowed;
+use super::assessments::Assessments;
 use super::context::{Context, Error, Executions, Written, commands_of};
 use super::ended::Ended;
 use super::failures::Failures;
@@ -26,9 +27,8 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, ResourceExt};
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -112,7 +112,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
         tasks: TaskTracker::new(),
         leadership: elector.leadership(),
         written: Written::default(),
-        assessed: Mutex::new(HashMap::new()),
+        assessments: Assessments::default(),
         failures: Failures::default(),
         prometheus: options.prometheus,
         borrowed: Borrowed::default(),

@@ -11,7 +11,7 @@ use crate::cluster::{
     Access, Catalog, Cluster, ClusterError, Prometheus, Readiness, ResourceKind, WriteOptions, diff, readiness, redact,
     redact_text,
 };
-use crate::plan::PlanError;
+use crate::plan::{PlanError, Reassessment};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub struct Effects {
     pub(super) watching: Option<Watching>,
     pub(super) fence: Fence,
     trusts_diffs: bool,
+    /// What the steps would have done when the plan was judged, a moment ago.
+    judged: Option<Arc<Reassessment>>,
     /// Where metrics are asked for, if anywhere.
     pub(super) prometheus: Option<Prometheus>,
 }
@@ -112,7 +114,13 @@ impl Effects {
         fence: Fence,
         trusts_diffs: bool,
     ) -> Self {
-        Self { cluster, access, snapshots, plan_uid, watching, fence, trusts_diffs, prometheus: None }
+        Self { cluster, access, snapshots, plan_uid, watching, fence, trusts_diffs, judged: None, prometheus: None }
+    }
+
+    /// The same effects, held to what the steps would have done when the plan was judged.
+    #[must_use]
+    pub fn knowing(self, judged: Option<Arc<Reassessment>>) -> Self {
+        Self { judged, ..self }
     }
 
     /// The same effects, with a Prometheus to ask about the metrics that steps promise.
@@ -203,7 +211,21 @@ impl Effects {
         if live.is_none() && matches!(kind, OperationKind::Delete | OperationKind::Evict) {
             return Ok(Observation::Skipped { step: id, message: format!("{} is gone already", subject.target) });
         }
-        let changes = self.changes(&subject, kind, live.as_ref()).await?;
+        let trial = self.judged.as_ref().and_then(|judged| judged.trials.get(&step.id));
+        let before = live.as_ref().map(ResourceId::of);
+        let version = before.as_ref().and_then(|before| before.resource_version.clone());
+        let changes = match trial {
+            // It was tried on this very object.
+            Some(trial) if trial.version == version => trial.changes.clone(),
+            _ => self.changes(&subject, kind, live.as_ref()).await?,
+        };
+        if let Some(judged) = trial.filter(|trial| trial.changes != changes) {
+            let (judged, now) =
+                [&judged.changes, &changes].map(|changes| redact(&subject.target, changes.clone())).into();
+            let what = difference(&judged, &now).unwrap_or_else(|| "values that are not shown".to_owned());
+            let message = format!("{} moved since the plan was judged: {what}", subject.target);
+            return Ok(Observation::Refused { step: id, message, drifted: true });
+        }
         let shows_changes = !step.diff.is_empty() && step.known_after.is_empty() && kind != OperationKind::Delete;
         if !self.trusts_diffs && shows_changes {
             let shown = redact(&subject.target, changes.clone());
@@ -214,7 +236,6 @@ impl Effects {
         if changes.is_empty() {
             return Ok(Observation::Skipped { step: id, message: format!("{} already is as wanted", subject.target) });
         }
-        let before = live.as_ref().map(ResourceId::of);
         let snapshot = Snapshot { before: live, changes };
         // Another replica may have taken the plan up, and its snapshot is the one that counts.
         self.fence.pass().await;

@@ -1,16 +1,18 @@
 use super::assess::{StepFacts, assess_step, overall};
 use super::estimate::estimate;
-use super::rights::{grants, rights_to_undo, unknown_kind};
+use super::rights::{FEW, grants, in_general, rights_to_undo, unknown_kind};
 use super::{CompiledStep, Environments, PlanError, Reads};
 use crate::api::{
-    ExecutionPlanSpec, IrreversibleStep, ObjectRef, Operation, OperationKind, Precondition, Risk, RollbackPlan,
-    RollbackStrategy, Step, Verify, VerifyKind,
+    ExecutionPlanSpec, FieldChange, IrreversibleStep, ObjectRef, Operation, OperationKind, Precondition, ResourceId,
+    Risk, RollbackPlan, RollbackStrategy, Step, Verify, VerifyKind,
 };
-use crate::cluster::{Access, Catalog, Delegation, ResourceKind, WriteOptions, diff, one_way, redact};
+use crate::cluster::{Access, Asked, Catalog, Delegation, ResourceKind, WriteOptions, diff, one_way, redact};
 use crate::tools::ProposedStep;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use tokio::sync::Mutex;
 
 /// How many dry runs are under way at once.
 const PARALLEL: usize = 8;
@@ -26,6 +28,24 @@ pub struct Grounded {
     pub warnings: Vec<String>,
     /// Whether the cluster already is as the step wants it.
     pub already_so: bool,
+    /// What the dry run gave, if there was one.
+    pub trial: Option<Trial>,
+}
+
+/// What a step would change, as it was tried.
+#[derive(Clone, PartialEq)]
+pub struct Trial {
+    /// The resource version of the object that it was tried on; absent when there was none.
+    pub version: Option<String>,
+    /// Each field that would change, nothing redacted.
+    pub changes: Vec<FieldChange>,
+}
+
+impl fmt::Debug for Trial {
+    /// Without the values, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trial").field("version", &self.version).field("changes", &self.changes.len()).finish()
+    }
 }
 
 /// Tries every step on the live cluster by server-side dry run, as the identity that will carry it out, and writes down
@@ -39,7 +59,8 @@ pub async fn ground(
     environments: &Environments,
     steps: &[CompiledStep],
 ) -> Result<Vec<Grounded>, PlanError> {
-    let grounder = Grounder { access: reads.access(), reads, catalog, environments, steps };
+    let grounder =
+        Grounder { access: reads.access(), reads, catalog, environments, steps, in_general: Mutex::default() };
     let tries: Vec<_> = steps.iter().map(|step| grounder.ground(step)).collect();
     stream::iter(tries).buffered(PARALLEL).try_collect().await
 }
@@ -51,6 +72,8 @@ pub struct Reassessment {
     pub risk: Risk,
     /// What could not be put back as a whole.
     pub irreversible: Vec<IrreversibleStep>,
+    /// What the steps would do, by id, of those that could be tried.
+    pub trials: BTreeMap<String, Trial>,
 }
 
 /// Assesses a plan by today's cluster, whatever the plan says of itself.
@@ -77,13 +100,15 @@ pub async fn reassess(
         depends_on: step.depends_on.iter().cloned().collect(),
     };
     let steps: Vec<CompiledStep> = spec.steps.iter().map(compiled).collect();
-    let grounded = ground(&Reads::new(access), catalog, environments, &steps).await?;
+    let mut grounded = ground(&Reads::new(access), catalog, environments, &steps).await?;
+    let trial = |grounded: &mut Grounded| Some((grounded.step.id.clone(), grounded.trial.take()?));
+    let trials = grounded.iter_mut().filter_map(trial).collect();
     let steps = || grounded.iter().map(|grounded| &grounded.step);
     let irreversible = steps()
         .filter(|step| step.operation.kind().is_ok_and(OperationKind::mutates) && !step.rollback.reversible)
         .map(|step| IrreversibleStep { id: step.id.clone(), reason: step.rollback.reason.clone() })
         .collect();
-    Ok(Reassessment { risk: overall(steps()), irreversible })
+    Ok(Reassessment { risk: overall(steps()), irreversible, trials })
 }
 
 struct Grounder<'a> {
@@ -92,6 +117,8 @@ struct Grounder<'a> {
     catalog: &'a Catalog,
     environments: &'a Environments,
     steps: &'a [CompiledStep],
+    /// Whether the account has a right on all objects of a kind, by right.
+    in_general: Mutex<BTreeMap<String, bool>>,
 }
 
 impl Grounder<'_> {
@@ -109,6 +136,7 @@ impl Grounder<'_> {
             ..Step::default()
         };
         let mut already_so = false;
+        let mut trial = None;
         if let (true, Some(target)) = (kind.mutates(), &target) {
             let resource = self.resource(target)?;
             self.may_be_tried(operation, resource, target)?;
@@ -135,6 +163,10 @@ impl Grounder<'_> {
             };
             step.rollback = self.undoable(rollback(&facts), &facts).await?;
             step.risk = assess_step(&facts, step.rollback.reversible);
+            if kind != OperationKind::Delete && kind != OperationKind::Evict && makers.is_empty() {
+                let version = live.as_ref().and_then(|live| ResourceId::of(live).resource_version);
+                trial = Some(Trial { version, changes: changes.clone() });
+            }
             step.diff = redact(target, changes);
             step.known_after = makers;
             step.precondition = Some(precondition(live.as_ref(), &step));
@@ -143,7 +175,7 @@ impl Grounder<'_> {
         } else {
             step.verify.clone_from(&compiled.step.verify);
         }
-        Ok(Grounded { step, target, warnings: compiled.step.warnings.clone(), already_so })
+        Ok(Grounded { step, target, warnings: compiled.step.warnings.clone(), already_so, trial })
     }
 
     fn resource(&self, target: &ObjectRef) -> Result<&ResourceKind, PlanError> {
@@ -194,12 +226,35 @@ impl Grounder<'_> {
             return Ok(planned);
         }
         for right in rights_to_undo(&facts.resource, &facts.target, planned.strategy) {
-            if !self.access.may(&right).await? {
+            if !self.may(&right).await? {
                 let reason = format!("it cannot be put back: {} may not {right}", self.access.identity());
                 return Ok(RollbackPlan { reversible: false, reason: Some(reason), ..planned });
             }
         }
         Ok(planned)
+    }
+
+    /// Whether the account has a right. In a plan of many steps it is asked about all objects of a kind at once, and about a
+    /// single one only where that is denied.
+    async fn may(&self, right: &Asked) -> Result<bool, PlanError> {
+        if self.steps.len() > FEW && right.name.is_some() {
+            let general = in_general(right);
+            // Whoever comes second waits for the answer to the first.
+            let mut known = self.in_general.lock().await;
+            let answer = match known.get(&general.to_string()) {
+                Some(answer) => *answer,
+                None => {
+                    let answer = self.access.may(&general).await?;
+                    known.insert(general.to_string(), answer);
+                    answer
+                }
+            };
+            drop(known);
+            if answer {
+                return Ok(true);
+            }
+        }
+        Ok(self.access.may(right).await?)
     }
 
     async fn live(

@@ -24,7 +24,7 @@ pub use assess::{Assessed, StepFacts, assess_step, overall};
 pub use compile::{CompiledCall, CompiledStep, compile};
 pub use environment::{Environments, Namespace};
 pub use estimate::estimate;
-pub use ground::{Grounded, Reassessment, ground, reassess};
+pub use ground::{Grounded, Reassessment, Trial, ground, reassess};
 pub use policy::approvals_required;
 pub use reads::Reads;
 pub use resolve::Resolver;

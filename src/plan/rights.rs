@@ -5,7 +5,7 @@ use crate::api::{
 use crate::cluster::{Asked, Catalog, Cluster, ClusterError, ResourceKind, Review, Subject};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How many reviews are under way at once.
@@ -97,8 +97,8 @@ pub async fn check_plan_rights(
 ) -> Result<(), PlanError> {
     let mut of_requester = needed_rights(catalog, spec)?;
     of_requester.extend(rights_to_grant(spec));
-    check_rights(cluster, std::slice::from_ref(requester), &of_requester).await?;
-    check_rights(cluster, std::slice::from_ref(account), &untried_rights(catalog, spec)?).await
+    check_rights(cluster, requester, &of_requester).await?;
+    check_rights(cluster, account, &untried_rights(catalog, spec)?).await
 }
 
 /// The rights that a plan needs, without doubles.
@@ -296,13 +296,38 @@ fn patches_in(body: &Value, account: &Subject) -> bool {
     })
 }
 
-/// Asks the API server whether every actor has every right.
+/// The right on every object of the kind there: a review without a name asks about all of them
+/// (<https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/subject-access-review-v1/>).
+pub(super) fn in_general(right: &Asked) -> Asked {
+    Asked { name: None, ..right.clone() }
+}
+
+/// How many objects of a kind are asked about one by one.
+pub(super) const FEW: usize = 3;
+
+/// What is asked about all objects of a kind first, because it is about more than a few of them.
+fn worth_asking_in_general(asked: &[Asked]) -> Vec<Asked> {
+    let mut counts: BTreeMap<String, (usize, Asked)> = BTreeMap::new();
+    for right in asked.iter().filter(|right| right.name.is_some()) {
+        let general = in_general(right);
+        counts.entry(general.to_string()).or_insert((0, general)).0 += 1;
+    }
+    counts.into_values().filter(|(count, _)| *count > FEW).map(|(_, right)| right).collect()
+}
+
+/// Asks the API server whether the actor has every right.
 ///
 /// # Errors
 /// [`PlanError::Refused`] naming who lacks what, all of it at once; [`PlanError::Cluster`] when it could not be asked.
-async fn check_rights(cluster: &Cluster, actors: &[Actor], asked: &[Asked]) -> Result<(), PlanError> {
-    let questions = actors.iter().flat_map(|actor| asked.iter().map(move |right| (actor, right)));
-    let reviews: Vec<_> = questions.map(|(actor, right)| lacks(cluster, actor, right)).collect();
+async fn check_rights(cluster: &Cluster, actor: &Actor, asked: &[Asked]) -> Result<(), PlanError> {
+    let mut general = BTreeSet::new();
+    for right in worth_asking_in_general(asked) {
+        if lacks(cluster, actor, &right).await?.is_none() {
+            general.insert(right.to_string());
+        }
+    }
+    let open = asked.iter().filter(|right| !general.contains(&in_general(right).to_string()));
+    let reviews: Vec<_> = open.map(|right| lacks(cluster, actor, right)).collect();
     let answers: Vec<Option<String>> = stream::iter(reviews).buffered(PARALLEL).try_collect().await?;
     let denied: Vec<String> = answers.into_iter().flatten().collect();
     if denied.is_empty() {
@@ -391,6 +416,27 @@ mod tests {
         ] {
             assert_eq!(words(&needed_rights(&catalog(), &spec(vec![step(operation)])).unwrap()), needs);
         }
+    }
+
+    #[test]
+    fn what_is_about_many_objects_is_asked_about_all_of_them_first() {
+        let patches = |count: usize| -> Vec<Asked> {
+            let right = |at: usize| Asked {
+                verb: "patch".into(),
+                resource: "configmaps".into(),
+                namespace: Some("shop".into()),
+                name: Some(format!("c{at}")),
+                ..Asked::default()
+            };
+            (0..count).map(right).collect()
+        };
+        assert_eq!(words(&worth_asking_in_general(&patches(3))), Vec::<String>::new());
+        assert_eq!(words(&worth_asking_in_general(&patches(4))), ["patch configmaps in namespace shop"]);
+        let elsewhere = patches(4)
+            .into_iter()
+            .enumerate()
+            .map(|(at, right)| Asked { namespace: Some(format!("shop-{}", at % 2)), ..right });
+        assert!(worth_asking_in_general(&elsewhere.collect::<Vec<_>>()).is_empty(), "two in each namespace");
     }
 
     #[test]

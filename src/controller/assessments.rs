@@ -1,0 +1,114 @@
+//! What was found out about plans a moment ago, so that it is not asked for again.
+
+use crate::api::ExecutionPlan;
+use crate::plan::Reassessment;
+use kube::ResourceExt;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long what was found out is good for without another look. What a step would change is held to it for as long.
+const LIFETIME: Duration = Duration::from_secs(60);
+
+/// Assessments of plans, by plan and digest, for a minute each.
+#[derive(Clone)]
+pub(super) struct Assessments {
+    known: Arc<Mutex<HashMap<String, Known>>>,
+    lifetime: Duration,
+}
+
+impl Default for Assessments {
+    fn default() -> Self {
+        Self { known: Arc::default(), lifetime: LIFETIME }
+    }
+}
+
+struct Known {
+    at: Instant,
+    /// Absent where this process made the plan, which says all of it.
+    found: Option<Arc<Reassessment>>,
+}
+
+impl Assessments {
+    /// Remembers that a plan was made just now.
+    pub fn note_made(&self, plan: &ExecutionPlan, digest: &str) {
+        self.keep(plan, digest, None);
+    }
+
+    /// Whether this process made the plan a moment ago.
+    pub fn was_made(&self, plan: &ExecutionPlan, digest: &str) -> bool {
+        self.look(plan, digest, |known| known.found.is_none()).unwrap_or(false)
+    }
+
+    /// Remembers what was found out about a plan that somebody else made, or that was made a while ago.
+    pub fn note(&self, plan: &ExecutionPlan, digest: &str, found: &Arc<Reassessment>) {
+        self.keep(plan, digest, Some(Arc::clone(found)));
+    }
+
+    /// What was found out about such a plan a moment ago.
+    pub fn of(&self, plan: &ExecutionPlan, digest: &str) -> Option<Arc<Reassessment>> {
+        self.look(plan, digest, |known| known.found.clone()).flatten()
+    }
+
+    fn look<T>(&self, plan: &ExecutionPlan, digest: &str, at: impl FnOnce(&Known) -> T) -> Option<T> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&key(plan, digest)).filter(|known| known.at.elapsed() < self.lifetime).map(at)
+    }
+
+    fn keep(&self, plan: &ExecutionPlan, digest: &str, found: Option<Arc<Reassessment>>) {
+        let kept = Known { at: Instant::now(), found };
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key(plan, digest), kept);
+        // It may hold a thousand objects' fields: an operator that rests keeps nothing of them.
+        let (known, lifetime) = (Arc::downgrade(&self.known), self.lifetime);
+        tokio::spawn(async move {
+            tokio::time::sleep(lifetime).await;
+            if let Some(known) = known.upgrade() {
+                known.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, known| known.at.elapsed() < lifetime);
+            }
+        });
+    }
+}
+
+fn key(plan: &ExecutionPlan, digest: &str) -> String {
+    format!("{}/{} {digest}", plan.namespace().unwrap_or_default(), plan.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{ExecutionPlanSpec, Risk};
+    use std::collections::BTreeMap;
+
+    fn plan() -> ExecutionPlan {
+        ExecutionPlan::new("p", ExecutionPlanSpec::default())
+    }
+
+    fn found() -> Arc<Reassessment> {
+        Arc::new(Reassessment { risk: Risk::default(), irreversible: Vec::new(), trials: BTreeMap::new() })
+    }
+
+    #[tokio::test]
+    async fn what_was_found_out_is_about_that_digest_and_says_who_made_the_plan() {
+        let (plan, found, assessments) = (plan(), found(), Assessments::default());
+        assessments.note(&plan, "one", &found);
+        assessments.note_made(&plan, "other");
+        assert_eq!(assessments.of(&plan, "one"), Some(found));
+        assert!(!assessments.was_made(&plan, "one"), "somebody else made it: nobody checked rights then");
+        assert!(assessments.was_made(&plan, "other"));
+        assert_eq!(assessments.of(&plan, "other"), None);
+        assert_eq!(assessments.of(&plan, "none"), None);
+    }
+
+    #[tokio::test]
+    async fn it_holds_for_its_time_and_is_not_kept_for_longer() {
+        let assessments = Assessments { lifetime: Duration::ZERO, ..Assessments::default() };
+        assessments.note(&plan(), "one", &found());
+        assessments.note_made(&plan(), "other");
+        assert_eq!(assessments.of(&plan(), "one"), None);
+        assert!(!assessments.was_made(&plan(), "other"));
+        while !assessments.known.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
