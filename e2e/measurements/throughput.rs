@@ -232,7 +232,8 @@ async fn client(count: usize, safe: bool) -> f64 {
                 targets.get_opt(&name).await.unwrap();
                 let snapshot = json!({ "apiVersion": "v1", "kind": "Secret", "type": "countersign.dev/snapshot",
                                        "metadata": { "name": kept }, "stringData": { "snapshot.json.zst": "x".repeat(200) } });
-                secrets.patch(&kept, &apply, &Patch::Apply(&snapshot)).await.unwrap();
+                let snapshot: Secret = serde_json::from_value(snapshot).unwrap();
+                secrets.create(&PostParams::default(), &snapshot).await.unwrap();
             }
             targets.patch(&name, &apply, &Patch::Apply(&object)).await.unwrap();
         }

@@ -364,7 +364,7 @@ impl Simulation {
                     Observation::Skipped { step, message }
                 } else if lands {
                     let verified = self.scripts[&step].quick && fate == Fate::Fine && !there;
-                    let verified = verified.then(|| message);
+                    let verified = verified.then_some(message);
                     Observation::Mutated { step, result, attempts: u32::from(!there), note: None, verified }
                 } else {
                     Observation::MutationFailed { step, message, attempts: 1, drifted: fate == Fate::Overtaken }
