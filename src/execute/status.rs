@@ -31,8 +31,8 @@ pub(super) fn settle_status(
     let message = shortened(&message, MAX_PLAN_MESSAGE).into_owned();
     status.message = Some(message.clone());
     let now = Time(k8s_openapi::jiff::Timestamp::now());
-    if phase == PlanPhase::Observing && status.verified_at.is_none() {
-        // The time of watching begins with the last step, not with whenever that is written down.
+    if done == all && plan.spec.observe.is_some() && journal.rollback_reason.is_none() && status.verified_at.is_none() {
+        // The time of watching begins with the last step, not with whenever that is written down; it may be over by then.
         let last = journal.entries.iter().filter_map(|entry| entry.finished_at.clone()).max();
         status.verified_at = Some(last.unwrap_or_else(|| now.clone()));
     }
