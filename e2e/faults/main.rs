@@ -13,6 +13,7 @@ mod matrix;
 mod operator;
 mod plans;
 mod proxy;
+mod watches;
 
 /// The same clusters as for the scenarios.
 #[allow(dead_code)]
