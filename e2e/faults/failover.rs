@@ -20,16 +20,16 @@ const SCENARIOS: [Scenario; 5] =
     [Scenario::Patch, Scenario::Mixed, Scenario::FailingVerify, Scenario::Conditional, Scenario::Fifty];
 
 /// Two replicas, each with a way of its own to the API server.
-struct Pair {
-    cluster: OwnCluster,
+pub struct Pair {
+    pub cluster: OwnCluster,
     leases: Api<Lease>,
-    replicas: [(Operator, Proxy); 2],
-    table: Table,
+    pub replicas: [(Operator, Proxy); 2],
+    pub table: Table,
 }
 
 /// What is done to the leader.
 #[derive(Clone, Copy, Debug)]
-enum Blow {
+pub enum Blow {
     Kill,
     Freeze,
     CutOff,
@@ -38,7 +38,7 @@ enum Blow {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_replica_takes_over() {
-    let mut pair = Pair::prepare().await;
+    let mut pair = Pair::prepare("failover", [None, None]).await;
     let rounds = if full() { 3 } else { 1 };
     for round in 0..rounds {
         for blow in [Blow::Kill, Blow::Freeze, Blow::CutOff, Blow::Stop] {
@@ -49,21 +49,22 @@ async fn another_replica_takes_over() {
 }
 
 impl Pair {
-    async fn prepare() -> Self {
-        let cluster = Cluster::start("failover");
+    /// A cluster with two replicas whose clocks are off by that much.
+    pub async fn prepare(purpose: &str, clocks: [Option<&str>; 2]) -> Self {
+        let cluster = Cluster::start(purpose);
         cluster.0.control(&["operator", "stop"]).unwrap();
         allow_everything(&cluster.0).await;
         let leases = Api::namespaced(cluster.0.client("admin").await, OPERATOR_NAMESPACE);
-        let replica = async |name: &str| {
+        let replica = async |name: &str, clock: Option<&str>| {
             let proxy = Proxy::start(&cluster.0.kubeconfig, 0).await;
-            (Operator::start(&cluster.0, name, proxy.address()).await, proxy)
+            (Operator::start_at(&cluster.0, name, proxy.address(), clock).await, proxy)
         };
-        let replicas = [replica("first").await, replica("second").await];
+        let replicas = [replica("first", clocks[0]).await, replica("second", clocks[1]).await];
         Self { cluster, leases, replicas, table: Table::default() }
     }
 
     /// The replica that holds the lease, once one of the two does.
-    async fn leader(&self) -> usize {
+    pub async fn leader(&self) -> usize {
         eventually("a replica leads", || async {
             let holder = self.leases.get("countersign").await.ok()?.spec?.holder_identity?;
             self.replicas.iter().position(|(operator, _)| operator.name == holder)
@@ -71,7 +72,8 @@ impl Pair {
         .await
     }
 
-    async fn strike(&mut self, blow: Blow, round: u32) {
+    /// Does that to the leader while plans run, and lets it come back after they ended.
+    pub async fn strike(&mut self, blow: Blow, round: u32) {
         let name = format!("{blow:?}-{round}").to_lowercase();
         // A frozen leader is woken with work at hand that it was waiting for: there is nothing of it under way by then.
         let mut runs = match blow {

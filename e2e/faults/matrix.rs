@@ -22,7 +22,7 @@ const WRITES: u32 = 24;
 pub struct Ground {
     pub cluster: OwnCluster,
     pub proxy: Proxy,
-    operator: Operator,
+    pub operator: Operator,
 }
 
 impl Ground {
