@@ -2,7 +2,7 @@
 
 use crate::failover::{Blow, Pair};
 use crate::full;
-use crate::ledger::{audit, is_write};
+use crate::ledger::writes;
 use crate::matrix::Ground;
 use crate::operator::Operator;
 use crate::plans::{Run, Scenario, create, eventually};
@@ -57,9 +57,8 @@ async fn skew(leases: &Api<Lease>) -> SignedDuration {
 /// Which replica wrote, by the API server's clock, each once for as long as no other did.
 fn turns(cluster: &Cluster) -> Vec<String> {
     let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
-    let mut writes: Vec<(Timestamp, String)> = audit(cluster)
+    let mut writes: Vec<(Timestamp, String)> = writes(cluster)
         .iter()
-        .filter(|entry| is_write(entry))
         .filter_map(|entry| {
             let agent = text(entry, "userAgent");
             let replica = agent.strip_prefix("countersign/")?.split_once('(')?.1.strip_suffix(')')?.to_owned();

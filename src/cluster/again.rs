@@ -1,6 +1,7 @@
 //! Calls that change nothing are made again when they fail in passing: whatever they are part of, such as the dry runs of a
 //! plan of fifty steps, would otherwise have to begin from the start, and on a bad day never end.
 
+use super::clock::ServerClock;
 use http::{Method, Request, Response, StatusCode, header};
 use kube::client::Body;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -26,6 +27,8 @@ pub(super) struct Line {
     /// When the API server could not be reached last.
     last: Arc<Mutex<Option<Instant>>>,
     may_write: Arc<OnceLock<Box<dyn Fn() -> bool + Send + Sync>>>,
+    /// What time it is by the API server.
+    pub(super) clock: ServerClock,
 }
 
 impl Line {
@@ -68,7 +71,13 @@ pub(super) fn client(mut config: kube::Config, line: &Line) -> Result<kube::Clie
                 tracing::warn!(method = %request.method(), path = request.uri().path(), "no longer leading: not sent");
                 std::future::pending::<()>().await;
             }
-            once.send(request).await
+            let uri = request.uri().clone();
+            let answer = once.send(request).await?;
+            // What stands between may answer for a server that does not.
+            if answer.status().is_success() {
+                guard.clock.note(&uri, answer.headers());
+            }
+            Ok(answer)
         }
     });
     Ok(kube::Client::new(Retry::new(Again::new(line), once), namespace))
