@@ -3,7 +3,7 @@
 use crate::ledger::{Table, mutations};
 use crate::operator::Operator;
 use crate::plans::{Run, Scenario, allow_everything, set_up};
-use crate::proxy::{Fault, Proxy, Side};
+use crate::proxy::{At, Fault, Proxy, Side};
 use crate::stage::{Cluster, OwnCluster};
 use crate::watches::Treatment;
 use crate::{full, seeds};
@@ -64,7 +64,7 @@ async fn killed_at_every_write() {
                 let spread = u32::try_from(seed).unwrap() % 3;
                 let nth = if run.scenario == Scenario::Fifty { nth * 6 - spread } else { nth };
                 let operator = ground.operator.clone();
-                ground.proxy.trap(&run.namespace, nth, side, move || {
+                ground.proxy.trap(&run.namespace, At::Nth(nth), side, move || {
                     let operator = operator.clone();
                     async move { operator.kill().await }.boxed()
                 });

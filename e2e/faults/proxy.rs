@@ -85,9 +85,18 @@ pub enum Side {
     After,
 }
 
-/// Acts when a namespace sees its n-th write.
+/// Which write somebody waits for.
+#[derive(Clone, Copy, Debug)]
+pub enum At {
+    /// The n-th of a namespace, from 1.
+    Nth(u32),
+    /// The first patch, and so the first apply, of an object: by its resource and name.
+    Patch(&'static str, &'static str),
+}
+
+/// Acts when a namespace sees a write.
 struct Trap {
-    nth: u32,
+    at: At,
     side: Side,
     act: Arc<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>,
 }
@@ -168,15 +177,15 @@ impl Proxy {
         self.inner.changed.send_replace(cut);
     }
 
-    /// Acts at the n-th write (from 1) that concerns a namespace, and drops the call.
+    /// Acts at a write that concerns a namespace, and drops the call.
     pub fn trap(
         &self,
         namespace: &str,
-        nth: u32,
+        at: At,
         side: Side,
         act: impl Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync + 'static,
     ) {
-        let trap = Trap { nth, side, act: Arc::new(act) };
+        let trap = Trap { at, side, act: Arc::new(act) };
         self.inner.state.lock().unwrap().traps.insert(namespace.to_owned(), trap);
     }
 
@@ -374,7 +383,11 @@ impl Inner {
         let count = state.writes.entry(namespace.clone()).or_insert(0);
         *count += 1;
         let count = *count;
-        if state.traps.get(&namespace).is_some_and(|trap| trap.nth == count) {
+        let is_it = |trap: &Trap| match trap.at {
+            At::Nth(nth) => nth == count,
+            At::Patch(of, wanted) => call.method == Method::PATCH && resource == of && name == wanted,
+        };
+        if state.traps.get(&namespace).is_some_and(is_it) {
             let trap = state.traps.remove(&namespace)?;
             return Some((trap.side, trap.act));
         }
