@@ -1,18 +1,13 @@
-//! Operators whose clocks are hours off: the time of day is wrong, lengths of time are right.
+//! An operator whose clock is hours off: the time of day is wrong, lengths of time are right.
 
-use crate::failover::{Blow, Pair};
-use crate::full;
-use crate::ledger::writes;
 use crate::matrix::Ground;
 use crate::operator::Operator;
 use crate::plans::{Run, Scenario, create, eventually};
-use crate::stage::Cluster;
 use countersign::api::{
     ApprovalVerdict, ConditionType, Decision, ExecutionPlan, ExecutionPlanStatus, PlanApproval, PlanApprovalSpec,
     PlanPhase, PlanPolicy, condition_is_true,
 };
 use futures::future::join_all;
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::tz::TimeZone;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, PostParams};
@@ -20,57 +15,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const AHEAD: &str = "+3h";
-const BEHIND: &str = "-3h";
 const PATIENCE: Duration = Duration::from_secs(120);
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_hours_apart_take_over_from_each_other() {
-    let mut pair = Pair::prepare("clocks", [Some(AHEAD), Some(BEHIND)]).await;
-    let leases: Api<Lease> = Api::namespaced(pair.cluster.0.client("admin").await, crate::stage::OPERATOR_NAMESPACE);
-    // Each hands over to the other at least once.
-    let rounds = if full() { 6 } else { 2 };
-    let mut expected = vec![pair.replicas[pair.leader().await].0.name.clone()];
-    for round in 0..rounds {
-        let blow = if round < 2 { Blow::Kill } else { [Blow::Freeze, Blow::CutOff][usize::from(round > 3)] };
-        pair.strike(blow, round).await;
-        let leader = &pair.replicas[pair.leader().await].0.name;
-        expected.push(leader.clone());
-        let off = skew(&leases).await;
-        println!("{blow:?}: '{leader}' leads, whose clock is off by {:.1} h", off.as_secs_f64() / 3600.0);
-        let wanted = if leader == "first" { 3 } else { -3 };
-        assert!((off - SignedDuration::from_hours(wanted)).abs() < SignedDuration::from_mins(5), "off by {off}");
-    }
-    pair.table.conclude();
-    assert_eq!(turns(&pair.cluster.0), expected, "who wrote, one after the other");
-}
-
-/// How far the clock of whoever leads is off.
-async fn skew(leases: &Api<Lease>) -> SignedDuration {
-    eventually("the lease was renewed", || async {
-        let renewed = leases.get("countersign").await.ok()?.spec?.renew_time?;
-        Some(renewed.0.duration_since(Timestamp::now()))
-    })
-    .await
-}
-
-/// Which replica wrote, by the API server's clock, each once for as long as no other did.
-fn turns(cluster: &Cluster) -> Vec<String> {
-    let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
-    let mut writes: Vec<(Timestamp, String)> = writes(cluster)
-        .iter()
-        .filter_map(|entry| {
-            let agent = text(entry, "userAgent");
-            let replica = agent.strip_prefix("countersign/")?.split_once('(')?.1.strip_suffix(')')?.to_owned();
-            Some((text(entry, "requestReceivedTimestamp").parse().ok()?, replica))
-        })
-        .filter(|(_, replica)| ["first", "second"].contains(&replica.as_str()))
-        .collect();
-    writes.sort();
-    let mut turns: Vec<String> = writes.into_iter().map(|(_, replica)| replica).collect();
-    turns.dedup();
-    turns
-}
 
 /// What policy says about time, and what has to come of it by the API server's clock.
 #[derive(Clone, Copy, Debug)]
@@ -92,12 +37,12 @@ async fn terms_of_time_go_by_the_clock_of_the_api_server() {
     ground.operator.revive(false).await;
     ground.operator.end().await;
     ground.operator.runs(false).await;
-    for (name, clock) in [("ahead", AHEAD), ("behind", BEHIND)] {
-        let operator = Operator::start_at(&ground.cluster.0, name, ground.proxy.address(), Some(clock)).await;
+    for (name, clock) in [("ahead", 3), ("behind", -3)] {
+        let operator = Operator::start_at(&ground.cluster.0, name, ground.proxy.address(), clock).await;
         let cases = [Case::LifetimeLasts, Case::LifetimeEnds, Case::DeadlineEnds, Case::Freeze, Case::Window];
         let ends = join_all(cases.map(|case| case.play(&ground, name))).await;
         for (case, end) in cases.iter().zip(ends) {
-            println!("| clock {clock} | {case:?} | {end} |");
+            println!("| clock {clock:+} h | {case:?} | {end} |");
         }
         operator.revive(false).await;
         operator.end().await;

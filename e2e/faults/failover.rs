@@ -8,7 +8,7 @@ use crate::proxy::Proxy;
 use crate::stage::{Cluster, OPERATOR_NAMESPACE, OwnCluster};
 use futures::future::join_all;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Api;
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -20,16 +20,18 @@ const SCENARIOS: [Scenario; 5] =
     [Scenario::Patch, Scenario::Mixed, Scenario::FailingVerify, Scenario::Conditional, Scenario::Fifty];
 
 /// Two replicas, each with a way of its own to the API server.
-pub struct Pair {
-    pub cluster: OwnCluster,
+struct Pair {
+    cluster: OwnCluster,
     leases: Api<Lease>,
-    pub replicas: [(Operator, Proxy); 2],
-    pub table: Table,
+    replicas: [(Operator, Proxy); 2],
+    /// How many hours the clock of each is ahead.
+    clocks: [i64; 2],
+    table: Table,
 }
 
 /// What is done to the leader.
 #[derive(Clone, Copy, Debug)]
-pub enum Blow {
+enum Blow {
     Kill,
     Freeze,
     CutOff,
@@ -38,33 +40,46 @@ pub enum Blow {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_replica_takes_over() {
-    let mut pair = Pair::prepare("failover", [None, None]).await;
+    // Clocks that disagree are the harder case.
+    let clocks: &[[i64; 2]] = if full() { &[[3, -3], [0, 0]] } else { &[[3, -3]] };
     let rounds = if full() { 3 } else { 1 };
-    for round in 0..rounds {
-        for blow in [Blow::Kill, Blow::Freeze, Blow::CutOff, Blow::Stop] {
-            pair.strike(blow, round).await;
+    for clocks in clocks {
+        let mut pair = Pair::prepare(*clocks).await;
+        let mut leaders = vec![pair.leader().await];
+        for round in 0..rounds {
+            for blow in [Blow::Kill, Blow::Freeze, Blow::CutOff, Blow::Stop] {
+                pair.strike(blow, round).await;
+                leaders.push(pair.leader().await);
+            }
+            if full() {
+                // An odd number, so that in the next round each gets what the other got in this.
+                pair.strike(Blow::Kill, rounds + round).await;
+                leaders.push(pair.leader().await);
+            }
         }
+        pair.table.conclude();
+        let leaders: Vec<&str> = leaders.into_iter().map(|leader| pair.replicas[leader].0.name.as_str()).collect();
+        assert_eq!(turns(&pair.cluster.0), leaders, "who wrote, one after the other");
     }
-    pair.table.conclude();
 }
 
 impl Pair {
-    /// A cluster with two replicas whose clocks are off by that much.
-    pub async fn prepare(purpose: &str, clocks: [Option<&str>; 2]) -> Self {
-        let cluster = Cluster::start(purpose);
+    /// A cluster with two replicas whose clocks are that many hours ahead.
+    async fn prepare(clocks: [i64; 2]) -> Self {
+        let cluster = Cluster::start("failover");
         cluster.0.control(&["operator", "stop"]).unwrap();
         allow_everything(&cluster.0).await;
         let leases = Api::namespaced(cluster.0.client("admin").await, OPERATOR_NAMESPACE);
-        let replica = async |name: &str, clock: Option<&str>| {
+        let replica = async |name: &str, clock: i64| {
             let proxy = Proxy::start(&cluster.0.kubeconfig, 0).await;
             (Operator::start_at(&cluster.0, name, proxy.address(), clock).await, proxy)
         };
         let replicas = [replica("first", clocks[0]).await, replica("second", clocks[1]).await];
-        Self { cluster, leases, replicas, table: Table::default() }
+        Self { cluster, leases, replicas, clocks, table: Table::default() }
     }
 
     /// The replica that holds the lease, once one of the two does.
-    pub async fn leader(&self) -> usize {
+    async fn leader(&self) -> usize {
         eventually("a replica leads", || async {
             let holder = self.leases.get("countersign").await.ok()?.spec?.holder_identity?;
             self.replicas.iter().position(|(operator, _)| operator.name == holder)
@@ -72,8 +87,17 @@ impl Pair {
         .await
     }
 
+    /// How far the clock of whoever leads is ahead, as the lease tells.
+    async fn skew(&self) -> SignedDuration {
+        eventually("the lease was renewed", || async {
+            let renewed = self.leases.get("countersign").await.ok()?.spec?.renew_time?;
+            Some(renewed.0.duration_since(Timestamp::now()))
+        })
+        .await
+    }
+
     /// Does that to the leader while plans run, and lets it come back after they ended.
-    pub async fn strike(&mut self, blow: Blow, round: u32) {
+    async fn strike(&mut self, blow: Blow, round: u32) {
         let name = format!("{blow:?}-{round}").to_lowercase();
         // A frozen leader is woken with work at hand that it was waiting for: there is nothing of it under way by then.
         let mut runs = match blow {
@@ -105,7 +129,14 @@ impl Pair {
         }
         eventually("the other replica leads", || async { (self.leader().await != old).then_some(()) }).await;
         let (took, since) = (struck.elapsed(), Timestamp::now());
-        println!("{blow:?}: the other replica leads after {:.1} s", took.as_secs_f64());
+        let (off, wanted) = (self.skew().await, self.clocks[1 - old]);
+        println!(
+            "{blow:?}: the other replica, whose clock is {:.1} h ahead, leads after {:.1} s",
+            off.as_secs_f64() / 3600.0,
+            took.as_secs_f64()
+        );
+        let right = (off - SignedDuration::from_hours(wanted)).abs() < SignedDuration::from_mins(10);
+        assert!(right, "its clock is {off:#} ahead, not {wanted} h");
         let ends = join_all(runs.iter().map(|run| run.ended(PATIENCE))).await;
         if matches!(blow, Blow::Freeze) {
             operator.thaw().await;
@@ -126,6 +157,24 @@ impl Pair {
         operator.revive(true).await;
         operator.runs(true).await;
     }
+}
+
+/// Which replica wrote, by the API server's clock, each once for as long as no other did.
+fn turns(cluster: &Cluster) -> Vec<String> {
+    let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
+    let mut writes: Vec<(Timestamp, String)> = writes(cluster)
+        .iter()
+        .filter_map(|entry| {
+            let agent = text(entry, "userAgent");
+            let replica = agent.strip_prefix("countersign/")?.split_once('(')?.1.strip_suffix(')')?.to_owned();
+            Some((text(entry, "requestReceivedTimestamp").parse().ok()?, replica))
+        })
+        .filter(|(_, replica)| ["first", "second"].contains(&replica.as_str()))
+        .collect();
+    writes.sort();
+    let mut turns: Vec<String> = writes.into_iter().map(|(_, replica)| replica).collect();
+    turns.dedup();
+    turns
 }
 
 /// The successful writes of a replica from then on, as the audit log has them.

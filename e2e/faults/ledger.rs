@@ -110,10 +110,13 @@ impl Table {
         line.illegal += usize::from(!legal);
         line.took.push(end.took);
         if !judgement.is_fine() {
-            self.bad.push(format!(
+            let bad = format!(
                 "{fault}, namespace {}: {judgement:?}, ended {:?}: {}\n    before {:?}\n    now    {:?}\n    writes {writes:?}",
                 run.namespace, end.phase, end.message, run.before, end.state
-            ));
+            );
+            // A whole matrix takes an hour: whoever watches need not wait for its end.
+            println!("{bad}");
+            self.bad.push(bad);
         }
     }
 

@@ -35,11 +35,11 @@ pub struct Operator {
 impl Operator {
     /// Starts a replica by that name, which finds the API server at `server`.
     pub async fn start(cluster: &Cluster, name: &str, server: &str) -> Self {
-        Self::start_at(cluster, name, server, None).await
+        Self::start_at(cluster, name, server, 0).await
     }
 
-    /// As [`Operator::start`], with a clock that is off: `+3h`, in the words of libfaketime.
-    pub async fn start_at(cluster: &Cluster, name: &str, server: &str, clock: Option<&str>) -> Self {
+    /// As [`Operator::start`], with a clock that is so many hours ahead.
+    pub async fn start_at(cluster: &Cluster, name: &str, server: &str, clock: i64) -> Self {
         let folder = cluster.kubeconfig.parent().unwrap().to_owned();
         let kubeconfig = folder.join(format!("{name}.kubeconfig"));
         let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client("admin").await, OPERATOR_NAMESPACE);
@@ -109,17 +109,12 @@ impl Operator {
     }
 }
 
-fn command(
-    name: &str,
-    kubeconfig: &Path,
-    log: &Path,
-    clock: Option<&str>,
-) -> impl Fn() -> Command + Send + use<> + 'static {
+fn command(name: &str, kubeconfig: &Path, log: &Path, clock: i64) -> impl Fn() -> Command + Send + use<> + 'static {
     let target = std::env::var("CARGO_TARGET_DIR")
         .map_or_else(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
     let binary = target.join("release/countersign");
     let (name, kubeconfig, log) = (name.to_owned(), kubeconfig.to_owned(), log.to_owned());
-    let clock = clock.map(|clock| (clock.to_owned(), faketime()));
+    let clock = (clock != 0).then(|| (format!("{clock:+}h"), faketime()));
     move || {
         let file = File::options().create(true).append(true).open(&log).unwrap();
         let mut command = Command::new(&binary);
