@@ -98,8 +98,10 @@ pub enum At {
 struct Trap {
     at: At,
     side: Side,
-    act: Arc<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>,
+    act: Act,
 }
+
+type Act = Arc<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -276,7 +278,10 @@ async fn answer(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Respons
             tokio::time::sleep(SILENCE).await;
             return Err(cut());
         }
-        Some(Fault::Cut) => return Err(cut()),
+        // What becomes of watches is drawn when they are open.
+        Some(Fault::Cut | Fault::WatchCut | Fault::WatchEnded | Fault::WatchExpired | Fault::WatchLags) => {
+            return Err(cut());
+        }
         Some(Fault::AnswerLost) => {
             whole(inner.forward(&call, false).await?).await?;
             return Err(cut());
@@ -286,8 +291,6 @@ async fn answer(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Respons
             tokio::time::sleep(inner.between(&call, 100, 1500)).await;
             inner.forward(&call, false).await?
         }
-        // Drawn for watches only, when they are open.
-        Some(Fault::WatchCut | Fault::WatchEnded | Fault::WatchExpired | Fault::WatchLags) => return Err(cut()),
     };
     if let Some((Side::After, act)) = &trap {
         whole(given).await?;
@@ -359,10 +362,7 @@ impl Inner {
     }
 
     /// Counts a write, and springs the trap that waits for it.
-    fn sprung(
-        &self,
-        call: &Call,
-    ) -> Option<(Side, Arc<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>)> {
+    fn sprung(&self, call: &Call) -> Option<(Side, Act)> {
         if !is_write(call) {
             return None;
         }
@@ -426,7 +426,7 @@ impl Inner {
         if is_effect && version(&first).is_some() && version(&second).is_some() && version(&first) != version(&second) {
             self.state.lock().unwrap().doubled.push(call.target.clone());
         }
-        let (parts, body) = if self.hash(call, u32::MAX) % 2 == 0 { first } else { second };
+        let (parts, body) = if self.hash(call, u32::MAX).is_multiple_of(2) { first } else { second };
         Ok(Response::from_parts(parts, Body::from(body)))
     }
 }
