@@ -28,33 +28,51 @@ at_least() {
     ((have_major > want_major)) || { ((have_major == want_major)) && ((${have_minor%%.*} >= ${want_minor%%.*})); }
 }
 
-# Prometheus as Debian has it, unpacked where `e2e/cluster` keeps its binaries: installed as a package it would start a
-# service. One that is on the PATH already serves as well.
-needs_prometheus() {
+# fetched PACKAGE FILE WITHOUT: a file of a Debian package, unpacked to that path under where `e2e/cluster` keeps its
+# binaries; WITHOUT is what to do where there is no Debian.
+fetched() {
+    local package=$1 file=$2 without=$3
     local folder=${COUNTERSIGN_E2E_CACHE:-target/e2e}/debian
-    if command -v prometheus >/dev/null || [[ -x $folder/usr/bin/prometheus ]]; then
+    if [[ -e $folder/$file ]]; then
         return
     fi
     if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
-        fail "prometheus is missing, and this is not Debian; put the binary of https://prometheus.io/download on the PATH"
+        fail "$package is missing, and this is not Debian; $without"
     fi
-    printf '%s: fetching prometheus\n' "${0##*/}" >&2
+    printf '%s: fetching %s\n' "${0##*/}" "$package" >&2
     mkdir -p "$folder"
-    local fetched
-    fetched=$(mktemp -d "$folder/fetching-XXXXXX")
+    local room
+    room=$(mktemp -d "$folder/fetching-XXXXXX")
     # A new machine knows no packages yet; only root may ask for them.
     if ! {
-        { (cd "$fetched" && apt-get download prometheus) ||
-            { [[ $(id -u) == 0 ]] && apt-get update && (cd "$fetched" && apt-get download prometheus); }; } &&
-            dpkg-deb -x "$fetched"/prometheus_*.deb "$fetched/root"
+        { (cd "$room" && apt-get download "$package") ||
+            { [[ $(id -u) == 0 ]] && apt-get update && (cd "$room" && apt-get download "$package"); }; } &&
+            dpkg-deb -x "$room/${package}"_*.deb "$room/root"
     } >&2; then
-        rm -rf "$fetched"
-        fail "cannot fetch the Debian package prometheus (as root: apt-get update); or put a prometheus on the PATH by other means"
+        rm -rf "$room"
+        fail "cannot fetch the Debian package $package (as root: apt-get update); or $without"
     fi
-    # Whole or not at all: others may run beside this.
-    mkdir -p "$folder/usr/bin"
-    mv -f "$fetched/root/usr/bin/prometheus" "$folder/usr/bin/prometheus"
-    rm -rf "$fetched"
+    # Whole or not at all: others may run beside this. Libraries lie in a folder that is named after the machine.
+    mkdir -p "$folder/${file%/*}"
+    local found=$room/root/$file
+    if [[ $file == usr/lib/* ]]; then
+        found=("$room"/root/usr/lib/*/"${file#usr/lib/}")
+    fi
+    mv -f "${found[0]}" "$folder/$file"
+    rm -rf "$room"
+}
+
+# Installed as a package it would start a service. One that is on the PATH already serves as well.
+needs_prometheus() {
+    if ! command -v prometheus >/dev/null; then
+        fetched prometheus usr/bin/prometheus 'put the binary of https://prometheus.io/download on the PATH'
+    fi
+}
+
+# What gives a process another time. It is preloaded by its path, so that nothing has to be installed.
+needs_faketime() {
+    fetched libfaketime usr/lib/faketime/libfaketimeMT.so.1 \
+        "put its libfaketimeMT.so.1 into ${COUNTERSIGN_E2E_CACHE:-target/e2e}/debian/usr/lib/faketime"
 }
 
 prepare() {

@@ -1,14 +1,14 @@
 //! Two replicas: the one that leads dies, freezes, is cut off, or is told to stop.
 
 use crate::full;
-use crate::ledger::{Table, audit, is_write, mutations};
+use crate::ledger::{Table, mutations, writes};
 use crate::operator::Operator;
 use crate::plans::{Run, Scenario, allow_everything, eventually, set_up};
 use crate::proxy::Proxy;
 use crate::stage::{Cluster, OPERATOR_NAMESPACE, OwnCluster};
 use futures::future::join_all;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Api;
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -24,6 +24,8 @@ struct Pair {
     cluster: OwnCluster,
     leases: Api<Lease>,
     replicas: [(Operator, Proxy); 2],
+    /// How many hours the clock of each is ahead.
+    clocks: [i64; 2],
     table: Table,
 }
 
@@ -38,28 +40,42 @@ enum Blow {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_replica_takes_over() {
-    let mut pair = Pair::prepare().await;
+    // Clocks that disagree are the harder case.
+    let clocks: &[[i64; 2]] = if full() { &[[3, -3], [0, 0]] } else { &[[3, -3]] };
     let rounds = if full() { 3 } else { 1 };
-    for round in 0..rounds {
-        for blow in [Blow::Kill, Blow::Freeze, Blow::CutOff, Blow::Stop] {
-            pair.strike(blow, round).await;
+    for clocks in clocks {
+        let mut pair = Pair::prepare(*clocks).await;
+        let mut leaders = vec![pair.leader().await];
+        for round in 0..rounds {
+            for blow in [Blow::Kill, Blow::Freeze, Blow::CutOff, Blow::Stop] {
+                pair.strike(blow, round).await;
+                leaders.push(pair.leader().await);
+            }
+            if full() {
+                // An odd number, so that in the next round each gets what the other got in this.
+                pair.strike(Blow::Kill, rounds + round).await;
+                leaders.push(pair.leader().await);
+            }
         }
+        pair.table.conclude();
+        let leaders: Vec<&str> = leaders.into_iter().map(|leader| pair.replicas[leader].0.name.as_str()).collect();
+        assert_eq!(turns(&pair.cluster.0), leaders, "who wrote, one after the other");
     }
-    pair.table.conclude();
 }
 
 impl Pair {
-    async fn prepare() -> Self {
+    /// A cluster with two replicas whose clocks are that many hours ahead.
+    async fn prepare(clocks: [i64; 2]) -> Self {
         let cluster = Cluster::start("failover");
         cluster.0.control(&["operator", "stop"]).unwrap();
         allow_everything(&cluster.0).await;
         let leases = Api::namespaced(cluster.0.client("admin").await, OPERATOR_NAMESPACE);
-        let replica = async |name: &str| {
+        let replica = async |name: &str, clock: i64| {
             let proxy = Proxy::start(&cluster.0.kubeconfig, 0).await;
-            (Operator::start(&cluster.0, name, proxy.address()).await, proxy)
+            (Operator::start_at(&cluster.0, name, proxy.address(), clock).await, proxy)
         };
-        let replicas = [replica("first").await, replica("second").await];
-        Self { cluster, leases, replicas, table: Table::default() }
+        let replicas = [replica("first", clocks[0]).await, replica("second", clocks[1]).await];
+        Self { cluster, leases, replicas, clocks, table: Table::default() }
     }
 
     /// The replica that holds the lease, once one of the two does.
@@ -71,6 +87,16 @@ impl Pair {
         .await
     }
 
+    /// How far the clock of whoever leads is ahead, as the lease tells.
+    async fn skew(&self) -> SignedDuration {
+        eventually("the lease was renewed", || async {
+            let renewed = self.leases.get("countersign").await.ok()?.spec?.renew_time?;
+            Some(renewed.0.duration_since(Timestamp::now()))
+        })
+        .await
+    }
+
+    /// Does that to the leader while plans run, and lets it come back after they ended.
     async fn strike(&mut self, blow: Blow, round: u32) {
         let name = format!("{blow:?}-{round}").to_lowercase();
         // A frozen leader is woken with work at hand that it was waiting for: there is nothing of it under way by then.
@@ -103,7 +129,14 @@ impl Pair {
         }
         eventually("the other replica leads", || async { (self.leader().await != old).then_some(()) }).await;
         let (took, since) = (struck.elapsed(), Timestamp::now());
-        println!("{blow:?}: the other replica leads after {:.1} s", took.as_secs_f64());
+        let (off, wanted) = (self.skew().await, self.clocks[1 - old]);
+        println!(
+            "{blow:?}: the other replica, whose clock is {:.1} h ahead, leads after {:.1} s",
+            off.as_secs_f64() / 3600.0,
+            took.as_secs_f64()
+        );
+        let right = (off - SignedDuration::from_hours(wanted)).abs() < SignedDuration::from_mins(10);
+        assert!(right, "its clock is {off:#} ahead, not {wanted} h");
         let ends = join_all(runs.iter().map(|run| run.ended(PATIENCE))).await;
         if matches!(blow, Blow::Freeze) {
             operator.thaw().await;
@@ -126,18 +159,36 @@ impl Pair {
     }
 }
 
+/// Which replica wrote, by the API server's clock, each once for as long as no other did.
+fn turns(cluster: &Cluster) -> Vec<String> {
+    let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
+    let mut writes: Vec<(Timestamp, String)> = writes(cluster)
+        .iter()
+        .filter_map(|entry| {
+            let agent = text(entry, "userAgent");
+            let replica = agent.strip_prefix("countersign/")?.split_once('(')?.1.strip_suffix(')')?.to_owned();
+            Some((text(entry, "requestReceivedTimestamp").parse().ok()?, replica))
+        })
+        .filter(|(_, replica)| ["first", "second"].contains(&replica.as_str()))
+        .collect();
+    writes.sort();
+    let mut turns: Vec<String> = writes.into_iter().map(|(_, replica)| replica).collect();
+    turns.dedup();
+    turns
+}
+
 /// The successful writes of a replica from then on, as the audit log has them.
 fn writes_of(cluster: &Cluster, replica: &str, since: Timestamp) -> Vec<String> {
     let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
     let agent = format!("({replica})");
-    let entries = audit(cluster);
+    let entries = writes(cluster);
     assert!(
-        entries.iter().any(|entry| text(entry, "userAgent").ends_with(&agent) && is_write(entry)),
+        entries.iter().any(|entry| text(entry, "userAgent").ends_with(&agent)),
         "the audit log does not tell the replicas apart"
     );
     let late = entries.into_iter().filter(|entry| {
         let at: Option<Timestamp> = text(entry, "requestReceivedTimestamp").parse().ok();
-        is_write(entry) && text(entry, "userAgent").ends_with(&agent) && at.is_some_and(|at| at > since)
+        text(entry, "userAgent").ends_with(&agent) && at.is_some_and(|at| at > since)
     });
     late.map(|entry| format!("{} {}", text(&entry, "verb"), text(&entry, "requestURI"))).collect()
 }

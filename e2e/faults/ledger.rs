@@ -6,17 +6,39 @@ use crate::stage::Cluster;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
-/// Every entry of the audit log.
-pub fn audit(cluster: &Cluster) -> Vec<Value> {
+/// The writes of the audit log from that byte on, and up to which byte they go. A log of hours has gigabytes, most of it
+/// reads: only writes are parsed.
+pub fn writes_from(cluster: &Cluster, begin: u64) -> (Vec<Value>, u64) {
     let folder = cluster.kubeconfig.parent().unwrap().join("logs");
-    let text = std::fs::read_to_string(folder.join("audit.log")).unwrap();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    let mut file = std::fs::File::open(folder.join("audit.log")).unwrap();
+    file.seek(SeekFrom::Start(begin)).unwrap();
+    let (mut file, mut end, mut line, mut writes) = (BufReader::new(file), begin, Vec::new(), Vec::new());
+    // The last line may still be on its way.
+    while file.read_until(b'\n', &mut line).unwrap() > 0 && line.ends_with(b"\n") {
+        end += u64::try_from(line.len()).unwrap();
+        let writes_something = VERBS.is_match(&line);
+        let entry = writes_something.then(|| serde_json::from_slice::<Value>(&line).ok()).flatten();
+        writes.extend(entry.filter(is_write));
+        line.clear();
+    }
+    (writes, end)
 }
 
+/// All writes of the audit log.
+pub fn writes(cluster: &Cluster) -> Vec<Value> {
+    writes_from(cluster, 0).0
+}
+
+/// What the API server writes without spaces.
+static VERBS: LazyLock<regex::bytes::Regex> =
+    LazyLock::new(|| regex::bytes::Regex::new(r#""verb":"(create|update|patch|delete)""#).unwrap());
+
 /// Whether an entry is a write that took effect, other than an exact repetition by the proxy.
-pub fn is_write(entry: &Value) -> bool {
+fn is_write(entry: &Value) -> bool {
     let text = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let code = entry.pointer("/responseStatus/code").and_then(Value::as_u64).unwrap_or(0);
     ["create", "update", "patch", "delete"].contains(&text("/verb"))
@@ -27,10 +49,17 @@ pub fn is_write(entry: &Value) -> bool {
         && text("/userAgent") != REPEATED
 }
 
+/// How often accounts wrote to objects, by namespace and name.
+type Counts = BTreeMap<String, BTreeMap<String, u32>>;
+
 /// How often the plans' accounts wrote to each object, by namespace.
-pub fn mutations(cluster: &Cluster) -> BTreeMap<String, BTreeMap<String, u32>> {
-    let mut counts: BTreeMap<String, BTreeMap<String, u32>> = BTreeMap::new();
-    for entry in audit(cluster).iter().filter(|entry| is_write(entry)) {
+pub fn mutations(cluster: &Cluster) -> Counts {
+    static COUNTED: Mutex<BTreeMap<String, (u64, Counts)>> = Mutex::new(BTreeMap::new());
+    let mut counted = COUNTED.lock().unwrap();
+    let (end, counts) = counted.entry(cluster.name.clone()).or_default();
+    let (writes, now) = writes_from(cluster, *end);
+    *end = now;
+    for entry in &writes {
         let text = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let Some(account) = text("/impersonatedUser/username").strip_prefix("system:serviceaccount:") else { continue };
         let Some((namespace, _)) = account.split_once(':') else { continue };
@@ -43,7 +72,7 @@ pub fn mutations(cluster: &Cluster) -> BTreeMap<String, BTreeMap<String, u32>> {
         };
         *counts.entry(namespace.to_owned()).or_default().entry(object).or_insert(0) += 1;
     }
-    counts
+    counts.clone()
 }
 
 /// One line of the table.
@@ -81,10 +110,13 @@ impl Table {
         line.illegal += usize::from(!legal);
         line.took.push(end.took);
         if !judgement.is_fine() {
-            self.bad.push(format!(
+            let bad = format!(
                 "{fault}, namespace {}: {judgement:?}, ended {:?}: {}\n    before {:?}\n    now    {:?}\n    writes {writes:?}",
                 run.namespace, end.phase, end.message, run.before, end.state
-            ));
+            );
+            // A whole matrix takes an hour: whoever watches need not wait for its end.
+            println!("{bad}");
+            self.bad.push(bad);
         }
     }
 

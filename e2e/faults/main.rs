@@ -6,6 +6,7 @@
 // Functions of a test panic like the test itself.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod clocks;
 mod failover;
 mod ledger;
 mod losses;
@@ -13,6 +14,7 @@ mod matrix;
 mod operator;
 mod plans;
 mod proxy;
+mod watches;
 
 /// The same clusters as for the scenarios.
 #[allow(dead_code)]

@@ -3,11 +3,13 @@
 use crate::ledger::{Table, mutations};
 use crate::operator::Operator;
 use crate::plans::{Run, Scenario, allow_everything, set_up};
-use crate::proxy::{Proxy, Side};
+use crate::proxy::{At, Fault, Proxy, Side};
 use crate::stage::{Cluster, OwnCluster};
+use crate::watches::Treatment;
 use crate::{full, seeds};
 use futures::FutureExt;
 use futures::future::join_all;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ const WRITES: u32 = 24;
 pub struct Ground {
     pub cluster: OwnCluster,
     pub proxy: Proxy,
-    operator: Operator,
+    pub operator: Operator,
 }
 
 impl Ground {
@@ -62,7 +64,7 @@ async fn killed_at_every_write() {
                 let spread = u32::try_from(seed).unwrap() % 3;
                 let nth = if run.scenario == Scenario::Fifty { nth * 6 - spread } else { nth };
                 let operator = ground.operator.clone();
-                ground.proxy.trap(&run.namespace, nth, side, move || {
+                ground.proxy.trap(&run.namespace, At::Nth(nth), side, move || {
                     let operator = operator.clone();
                     async move { operator.kill().await }.boxed()
                 });
@@ -97,19 +99,35 @@ fn points(seed: u64) -> Vec<(u32, Side)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_call_in_five_goes_wrong() {
     let mut table = Table::default();
+    let mut fired: BTreeMap<Fault, u64> = BTreeMap::new();
+    let mut stale = 0;
     for seed in seeds() {
         let ground = Ground::prepare("weather", seed).await;
         let rounds = if full() { 3 } else { 1 };
         for round in 0..rounds {
             let mut runs = set_up(&ground.cluster.0, &format!("w{seed}-{round}"), &Scenario::ALL).await;
             ground.proxy.set_rate(0.2);
+            ground.proxy.set_watches(Treatment { cut: true, lag: 0.5 });
             ground.round(&mut table, "20 % of calls", &mut runs, std::future::ready(())).await;
             ground.proxy.set_rate(0.0);
+            // Every cache is up to seconds behind.
+            ground.proxy.set_watches(Treatment { cut: false, lag: 1.0 });
+            let mut runs = set_up(&ground.cluster.0, &format!("l{seed}-{round}"), &Scenario::ALL).await;
+            let before = ground.proxy.stale();
+            ground.round(&mut table, "stale caches", &mut runs, std::future::ready(())).await;
+            stale += ground.proxy.stale() - before;
+            ground.proxy.set_watches(Treatment::default());
         }
         println!("seed {seed}: {}; {} starts", ground.proxy.tally(), ground.operator.starts());
+        for (fault, count) in ground.proxy.faults() {
+            *fired.entry(fault).or_insert(0) += count;
+        }
         assert_eq!(ground.proxy.doubled(), Vec::<String>::new(), "repeated requests changed something twice");
         table.conclude();
     }
+    let never: Vec<Fault> = Fault::ALL.into_iter().filter(|fault| !fired.contains_key(fault)).collect();
+    assert!(never.is_empty(), "never happened: {never:?}; only {fired:?}");
+    assert!(stale > 0, "no cache was ever behind what the operator had written itself");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

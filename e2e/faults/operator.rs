@@ -35,6 +35,11 @@ pub struct Operator {
 impl Operator {
     /// Starts a replica by that name, which finds the API server at `server`.
     pub async fn start(cluster: &Cluster, name: &str, server: &str) -> Self {
+        Self::start_at(cluster, name, server, 0).await
+    }
+
+    /// As [`Operator::start`], with a clock that is so many hours ahead.
+    pub async fn start_at(cluster: &Cluster, name: &str, server: &str, clock: i64) -> Self {
         let folder = cluster.kubeconfig.parent().unwrap().to_owned();
         let kubeconfig = folder.join(format!("{name}.kubeconfig"));
         let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client("admin").await, OPERATOR_NAMESPACE);
@@ -53,7 +58,7 @@ impl Operator {
         let (orders, heard) = mpsc::unbounded_channel();
         let (state, running) = watch::channel(false);
         let starts = Arc::new(AtomicU32::new(0));
-        let command = command(name, &kubeconfig, &log);
+        let command = command(name, &kubeconfig, &log, clock);
         tokio::spawn(supervise(command, heard, state, starts.clone()));
         let operator = Self { name: name.to_owned(), orders, running, starts };
         operator.runs(true).await;
@@ -104,11 +109,12 @@ impl Operator {
     }
 }
 
-fn command(name: &str, kubeconfig: &Path, log: &Path) -> impl Fn() -> Command + Send + 'static {
+fn command(name: &str, kubeconfig: &Path, log: &Path, clock: i64) -> impl Fn() -> Command + Send + use<> + 'static {
     let target = std::env::var("CARGO_TARGET_DIR")
         .map_or_else(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
     let binary = target.join("release/countersign");
     let (name, kubeconfig, log) = (name.to_owned(), kubeconfig.to_owned(), log.to_owned());
+    let clock = (clock != 0).then(|| (format!("{clock:+}h"), faketime()));
     move || {
         let file = File::options().create(true).append(true).open(&log).unwrap();
         let mut command = Command::new(&binary);
@@ -116,8 +122,20 @@ fn command(name: &str, kubeconfig: &Path, log: &Path) -> impl Fn() -> Command + 
         command.stdout(file.try_clone().unwrap()).stderr(file);
         command.env("KUBECONFIG", &kubeconfig).env("POD_NAMESPACE", OPERATOR_NAMESPACE).env("POD_NAME", &name);
         command.env("COUNTERSIGN_LISTEN", "127.0.0.1:0").env("RUST_LOG", "info").env("RUST_BACKTRACE", "1");
+        if let Some((clock, library)) = &clock {
+            // The time of day alone: how long something takes is the same by every clock.
+            command.env("LD_PRELOAD", library).env("FAKETIME", clock).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
         command
     }
+}
+
+/// Where `e2e/prepare.sh` put the library that gives a process another time.
+fn faketime() -> PathBuf {
+    let cache = std::env::var("COUNTERSIGN_E2E_CACHE").unwrap_or_else(|_| "target/e2e".to_owned());
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(cache).join("debian/usr/lib/faketime/libfaketimeMT.so.1");
+    assert!(file.exists(), "{} is missing; run this by e2e/test --faults, which fetches it", file.display());
+    file
 }
 
 async fn supervise(

@@ -74,9 +74,8 @@ impl Scenario {
     fn changes(self) -> Vec<String> {
         let names: &[&str] = match self {
             Self::Apply => &["configmaps/new", "deployments/fresh"],
-            Self::Patch | Self::Slow => &["configmaps/a", "deployments/web"],
+            Self::Patch | Self::Slow | Self::Delete => &["configmaps/a", "deployments/web"],
             Self::Scale => &["deployments/web"],
-            Self::Delete => &["configmaps/a", "deployments/web"],
             Self::Evict => &["pods/eviction"],
             Self::Mixed => &["configmaps/new", "configmaps/a", "configmaps/b", "deployments/web"],
             Self::FailingVerify | Self::FailingUndo => &["configmaps/a", "configmaps/b", "deployments/web"],

@@ -3,8 +3,8 @@
 //! What happens to a call follows from the seed, the call itself and how often it was made before, so that a run with the
 //! same seed meets the same faults however its calls interleave.
 
+use crate::watches::{Treatment, treated, version};
 use axum::body::{Body, Bytes};
-use futures::{Stream, StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -36,11 +36,31 @@ pub enum Fault {
     AnswerLost,
     Repeated,
     Late,
+    /// A watch broke in the middle of an event, or between two.
     WatchCut,
+    /// A watch came to an end in order.
+    WatchEnded,
+    /// The server says that it cannot go on from where the watch is: all has to be listed again.
+    WatchExpired,
+    /// An event of a watch came late; one of each.
     WatchLags,
 }
 
 impl Fault {
+    pub const ALL: [Self; 12] = [
+        Self::TooManyRequests,
+        Self::ServerError,
+        Self::Conflict,
+        Self::Silence,
+        Self::Cut,
+        Self::AnswerLost,
+        Self::Repeated,
+        Self::Late,
+        Self::WatchCut,
+        Self::WatchEnded,
+        Self::WatchExpired,
+        Self::WatchLags,
+    ];
     const ON_READS: [Self; 5] = [Self::TooManyRequests, Self::ServerError, Self::Silence, Self::Cut, Self::Late];
     const ON_WRITES: [Self; 8] = [
         Self::TooManyRequests,
@@ -52,8 +72,8 @@ impl Fault {
         Self::Repeated,
         Self::Late,
     ];
-    const ON_WATCHES: [Self; 5] =
-        [Self::TooManyRequests, Self::ServerError, Self::Cut, Self::WatchCut, Self::WatchLags];
+    /// When they are opened; what becomes of them later is in `watches`.
+    const ON_WATCHES: [Self; 3] = [Self::TooManyRequests, Self::ServerError, Self::Cut];
 }
 
 /// Which side of a write somebody acts on.
@@ -65,12 +85,23 @@ pub enum Side {
     After,
 }
 
-/// Acts when a namespace sees its n-th write.
-struct Trap {
-    nth: u32,
-    side: Side,
-    act: Arc<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>,
+/// Which write somebody waits for.
+#[derive(Clone, Copy, Debug)]
+pub enum At {
+    /// The n-th of a namespace, from 1.
+    Nth(u32),
+    /// The first patch, and so the first apply, of an object: by its resource and name.
+    Patch(&'static str, &'static str),
 }
+
+/// Acts when a namespace sees a write.
+struct Trap {
+    at: At,
+    side: Side,
+    act: Act,
+}
+
+type Act = Arc<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -86,6 +117,10 @@ struct State {
     plans: HashMap<String, String>,
     /// Namespaces in which the second of two equal requests changed something, too.
     doubled: Vec<String>,
+    /// The newest version of each plan that the operator wrote, by uid.
+    written: HashMap<String, u64>,
+    /// Events that told of a plan what the operator itself had overwritten by then.
+    stale: u64,
 }
 
 struct Inner {
@@ -93,6 +128,7 @@ struct Inner {
     server: Client,
     state: Mutex<State>,
     changed: tokio::sync::watch::Sender<bool>,
+    treatment: tokio::sync::watch::Sender<Treatment>,
 }
 
 /// A running proxy; it ends with its last clone.
@@ -113,8 +149,9 @@ impl Proxy {
         config.auth_info = AuthInfo::default();
         config.default_retry = false;
         let (changed, _) = tokio::sync::watch::channel(false);
+        let (treatment, _) = tokio::sync::watch::channel(Treatment::default());
         let server = Client::try_from(config).unwrap();
-        let inner = Arc::new(Inner { seed, server, state: Mutex::default(), changed });
+        let inner = Arc::new(Inner { seed, server, state: Mutex::default(), changed, treatment });
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(serve(listener, inner.clone()));
@@ -131,21 +168,26 @@ impl Proxy {
         self.inner.state.lock().unwrap().rate = rate;
     }
 
+    /// What happens to watches from now on.
+    pub fn set_watches(&self, treatment: Treatment) {
+        self.inner.treatment.send_replace(treatment);
+    }
+
     /// Cuts every connection and refuses new calls, or ends that.
     pub fn cut(&self, cut: bool) {
         self.inner.state.lock().unwrap().cut = cut;
         self.inner.changed.send_replace(cut);
     }
 
-    /// Acts at the n-th write (from 1) that concerns a namespace, and drops the call.
+    /// Acts at a write that concerns a namespace, and drops the call.
     pub fn trap(
         &self,
         namespace: &str,
-        nth: u32,
+        at: At,
         side: Side,
         act: impl Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync + 'static,
     ) {
-        let trap = Trap { nth, side, act: Arc::new(act) };
+        let trap = Trap { at, side, act: Arc::new(act) };
         self.inner.state.lock().unwrap().traps.insert(namespace.to_owned(), trap);
     }
 
@@ -164,11 +206,21 @@ impl Proxy {
         self.inner.state.lock().unwrap().doubled.clone()
     }
 
-    /// Calls, and what happened to them.
+    /// How often each fault happened.
+    pub fn faults(&self) -> BTreeMap<Fault, u64> {
+        self.inner.state.lock().unwrap().faults.clone()
+    }
+
+    /// Events of watches that told of a plan what the operator itself had overwritten by then.
+    pub fn stale(&self) -> u64 {
+        self.inner.state.lock().unwrap().stale
+    }
+
+    /// Calls, and what happened to them and to watches.
     pub fn tally(&self) -> String {
         let state = self.inner.state.lock().unwrap();
         let faults: Vec<String> = state.faults.iter().map(|(fault, count)| format!("{count} {fault:?}")).collect();
-        format!("{} calls, of these {}", state.calls, faults.join(", "))
+        format!("{} calls; {}; {} stale events of plans", state.calls, faults.join(", "), state.stale)
     }
 }
 
@@ -210,14 +262,15 @@ async fn answer(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Respons
     if inner.state.lock().unwrap().cut {
         return Err(cut());
     }
-    let fault = inner.fate(&call);
+    let met = inner.met(&call);
+    let fault = inner.fate(&call, met);
     let trap = inner.sprung(&call);
     if let Some((Side::Before, act)) = &trap {
         act().await;
         return Err(cut());
     }
     let given = match fault {
-        None | Some(Fault::WatchCut | Fault::WatchLags) => inner.forward(&call, false).await?,
+        None => inner.forward(&call, false).await?,
         Some(Fault::TooManyRequests) => refusal(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
         Some(Fault::ServerError) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
         Some(Fault::Conflict) => refusal(StatusCode::CONFLICT, "Conflict"),
@@ -225,7 +278,10 @@ async fn answer(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Respons
             tokio::time::sleep(SILENCE).await;
             return Err(cut());
         }
-        Some(Fault::Cut) => return Err(cut()),
+        // What becomes of watches is drawn when they are open.
+        Some(Fault::Cut | Fault::WatchCut | Fault::WatchEnded | Fault::WatchExpired | Fault::WatchLags) => {
+            return Err(cut());
+        }
         Some(Fault::AnswerLost) => {
             whole(inner.forward(&call, false).await?).await?;
             return Err(cut());
@@ -241,29 +297,40 @@ async fn answer(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Respons
         act().await;
         return Err(cut());
     }
-    Ok(match fault {
-        Some(Fault::WatchCut) => ending(given, inner.between(&call, 500, 5000)),
-        Some(Fault::WatchLags) => lagging(given, inner.between(&call, 1000, 5000)),
-        _ => given,
-    })
+    if is_watch(&call) && given.status().is_success() {
+        let (counts, looks) = (inner.clone(), inner.clone());
+        let happened = move |fault| *counts.state.lock().unwrap().faults.entry(fault).or_insert(0) += 1;
+        let arrives = move |event: &[u8]| looks.compare(event);
+        let treatment = inner.treatment.subscribe();
+        return Ok(given.map(|body| treated(body, met, treatment, happened, arrives)));
+    }
+    if is_of_plan(&call) && is_write(&call) && given.status().is_success() {
+        let (parts, body) = whole(given).await?;
+        if let Some((uid, version)) = version(&body) {
+            inner.state.lock().unwrap().written.insert(uid, version);
+        }
+        return Ok(Response::from_parts(parts, Body::from(body)));
+    }
+    Ok(given)
 }
 
 impl Inner {
+    /// Counts a call, and gives the number that decides about it.
+    fn met(&self, call: &Call) -> u64 {
+        let mut state = self.state.lock().unwrap();
+        state.calls += 1;
+        let times = state.made.entry(key(call)).or_insert(0);
+        *times += 1;
+        self.hash(call, *times)
+    }
+
     /// What happens to a call.
-    fn fate(&self, call: &Call) -> Option<Fault> {
-        let (roll, choice) = {
-            let mut state = self.state.lock().unwrap();
-            state.calls += 1;
-            let times = state.made.entry(key(call)).or_insert(0);
-            *times += 1;
-            let times = *times;
-            let hash = self.hash(call, times);
-            let roll = f64::from(u32::try_from(hash >> 32).unwrap()) / f64::from(u32::MAX);
-            if roll >= state.rate {
-                return None;
-            }
-            (roll, hash & 0xffff_ffff)
-        };
+    fn fate(&self, call: &Call, met: u64) -> Option<Fault> {
+        let roll = f64::from(u32::try_from(met >> 32).unwrap()) / f64::from(u32::MAX);
+        if roll >= self.state.lock().unwrap().rate {
+            return None;
+        }
+        let choice = met & 0xffff_ffff;
         let faults: &[Fault] = if is_watch(call) {
             &Fault::ON_WATCHES
         } else if is_write(call) {
@@ -277,6 +344,13 @@ impl Inner {
         Some(fault)
     }
 
+    /// Looks whether an event tells what is known to be over.
+    fn compare(&self, event: &[u8]) {
+        let Some((uid, version)) = version(event) else { return };
+        let mut state = self.state.lock().unwrap();
+        state.stale += u64::from(state.written.get(&uid).is_some_and(|written| *written > version));
+    }
+
     fn hash(&self, call: &Call, times: u32) -> u64 {
         let digest = Sha256::digest(format!("{} {times} {}", self.seed, key(call)));
         u64::from_be_bytes(digest[..8].try_into().unwrap())
@@ -288,10 +362,7 @@ impl Inner {
     }
 
     /// Counts a write, and springs the trap that waits for it.
-    fn sprung(
-        &self,
-        call: &Call,
-    ) -> Option<(Side, Arc<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>)> {
+    fn sprung(&self, call: &Call) -> Option<(Side, Act)> {
         if !is_write(call) {
             return None;
         }
@@ -312,7 +383,11 @@ impl Inner {
         let count = state.writes.entry(namespace.clone()).or_insert(0);
         *count += 1;
         let count = *count;
-        if state.traps.get(&namespace).is_some_and(|trap| trap.nth == count) {
+        let is_it = |trap: &Trap| match trap.at {
+            At::Nth(nth) => nth == count,
+            At::Patch(of, wanted) => call.method == Method::PATCH && resource == of && name == wanted,
+        };
+        if state.traps.get(&namespace).is_some_and(is_it) {
             let trap = state.traps.remove(&namespace)?;
             return Some((trap.side, trap.act));
         }
@@ -351,7 +426,7 @@ impl Inner {
         if is_effect && version(&first).is_some() && version(&second).is_some() && version(&first) != version(&second) {
             self.state.lock().unwrap().doubled.push(call.target.clone());
         }
-        let (parts, body) = if self.hash(call, u32::MAX) % 2 == 0 { first } else { second };
+        let (parts, body) = if self.hash(call, u32::MAX).is_multiple_of(2) { first } else { second };
         Ok(Response::from_parts(parts, Body::from(body)))
     }
 }
@@ -368,6 +443,10 @@ fn is_watch(call: &Call) -> bool {
     call.target.contains("watch=true")
 }
 
+fn is_of_plan(call: &Call) -> bool {
+    call.target.contains("/executionplans/")
+}
+
 /// Whether a call changes anything but what the operator writes about itself.
 fn is_write(call: &Call) -> bool {
     let reads = call.method == Method::GET || call.target.contains("accessreviews") || call.target.contains("dryRun");
@@ -379,9 +458,7 @@ fn cut() -> Error {
     Error::new(ErrorKind::ConnectionReset, "cut by the proxy")
 }
 
-async fn whole(answer: Response<Body>) -> Result<(http::response::Parts, Bytes), Error>
-where
-{
+async fn whole(answer: Response<Body>) -> Result<(http::response::Parts, Bytes), Error> {
     let (parts, body) = answer.into_parts();
     Ok((parts, axum::body::to_bytes(body, 64 << 20).await.map_err(Error::other)?))
 }
@@ -396,42 +473,4 @@ fn refusal(code: StatusCode, reason: &str) -> Response<Body> {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     answer
-}
-
-/// A stream that breaks in the middle.
-fn ending(answer: Response<Body>, after: Duration) -> Response<Body> {
-    answer.map(|body| {
-        let end = stream::once(async move {
-            tokio::time::sleep(after).await;
-            Err(axum::Error::new(cut()))
-        });
-        // The first error is the last thing that the connection carries.
-        Body::from_stream(stream::select(body.into_data_stream(), Box::pin(end)))
-    })
-}
-
-/// A stream whose every part comes that much later.
-fn lagging(answer: Response<Body>, by: Duration) -> Response<Body> {
-    answer.map(|body| Body::from_stream(delayed(body.into_data_stream(), by)))
-}
-
-fn delayed<T: Send + 'static>(
-    parts: impl Stream<Item = T> + Send + Unpin + 'static,
-    by: Duration,
-) -> impl Stream<Item = T> + Send {
-    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
-    let reading = tokio::spawn(async move {
-        let mut parts = parts;
-        while let Some(part) = parts.next().await {
-            if sender.send((tokio::time::Instant::now() + by, part)).is_err() {
-                return;
-            }
-        }
-    });
-    let state = (receiver, tokio_util::task::AbortOnDropHandle::new(reading));
-    stream::unfold(state, |(mut receiver, reading)| async move {
-        let (due, part) = receiver.recv().await?;
-        tokio::time::sleep_until(due).await;
-        Some((part, (receiver, reading)))
-    })
 }

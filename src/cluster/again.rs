@@ -1,6 +1,7 @@
 //! Calls that change nothing are made again when they fail in passing: whatever they are part of, such as the dry runs of a
 //! plan of fifty steps, would otherwise have to begin from the start, and on a bad day never end.
 
+use super::clock::ServerClock;
 use http::{Method, Request, Response, StatusCode, header};
 use kube::client::Body;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -16,6 +17,9 @@ const LONGEST_WISH: Duration = Duration::from_secs(3);
 /// No try begins later than this after the first failed: whoever asks has patience of their own.
 const WINDOW: Duration = Duration::from_secs(15);
 
+/// How often a write that may not be sent is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
 /// How long after it could not be reached the API server is not believed when it says that a right is missing: when it
 /// starts, it answers before it has read all roles and bindings.
 const WARMING_UP: Duration = Duration::from_secs(30);
@@ -26,6 +30,8 @@ pub(super) struct Line {
     /// When the API server could not be reached last.
     last: Arc<Mutex<Option<Instant>>>,
     may_write: Arc<OnceLock<Box<dyn Fn() -> bool + Send + Sync>>>,
+    /// What time it is by the API server.
+    pub(super) clock: ServerClock,
 }
 
 impl Line {
@@ -64,11 +70,20 @@ pub(super) fn client(mut config: kube::Config, line: &Line) -> Result<kube::Clie
         let (once, guard) = (once.clone(), guard.clone());
         async move {
             if !guard.lets_through(request.method(), request.uri()) {
-                // This process is about to end. No answer: one would be acted upon.
-                tracing::warn!(method = %request.method(), path = request.uri().path(), "no longer leading: not sent");
-                std::future::pending::<()>().await;
+                tracing::warn!(method = %request.method(), path = request.uri().path(), "not sure to lead: not sent");
             }
-            once.send(request).await
+            // A process that lost the lead ends while this waits: no answer, for one would be acted upon. One that was only
+            // late to renew, and found that nobody else had led meanwhile, goes on.
+            while !guard.lets_through(request.method(), request.uri()) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            let uri = request.uri().clone();
+            let answer = once.send(request).await?;
+            // What stands between may answer for a server that does not.
+            if answer.status().is_success() {
+                guard.clock.note(&uri, answer.headers());
+            }
+            Ok(answer)
         }
     });
     Ok(kube::Client::new(Retry::new(Again::new(line), once), namespace))
@@ -247,5 +262,21 @@ mod tests {
         assert!(pauses.iter().sum::<Duration>() < WINDOW, "{pauses:?}");
         let long = Some(LONGEST_WISH * 2);
         assert!(Again::new(&Line::default()).pause(true, Some(StatusCode::TOO_MANY_REQUESTS), long).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_write_that_waits_goes_on_when_the_lead_is_sure_again() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let server = axum::Router::new().fallback(|| async { "{}" });
+        let _serving =
+            tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { axum::serve(listener, server).await }));
+        let (line, looks) = (Line::default(), Arc::new(std::sync::atomic::AtomicU32::new(0)));
+        let looked = looks.clone();
+        line.guard(move || looked.fetch_add(1, SeqCst) > 2);
+        let client = client(kube::Config::new(address.parse().unwrap()), &line).unwrap();
+        let request = Request::patch("/api/v1/namespaces/a/pods/b").body(Body::empty()).unwrap();
+        assert_eq!(client.send(request).await.unwrap().status(), 200);
+        assert!(looks.load(SeqCst) > 2);
     }
 }

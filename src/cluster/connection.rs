@@ -139,6 +139,13 @@ impl Cluster {
         self.inner.line.guard(may_write);
     }
 
+    /// The time of day by the API server's clock, which every replica and every object's own times agree with; by this
+    /// machine's before the first answer. Two seconds late at most.
+    #[must_use]
+    pub fn now(&self) -> jiff::Timestamp {
+        self.inner.line.clock.now()
+    }
+
     /// Acts as the operator itself.
     #[must_use]
     pub fn operator(&self) -> Access {

@@ -7,6 +7,7 @@
 mod access;
 mod again;
 mod catalog;
+mod clock;
 mod connection;
 mod delegation;
 mod diff;

@@ -306,7 +306,7 @@ impl<'a> Case<'a> {
         let (plan, context) = (self.plan, self.context);
         let need = terms.approvals;
         let last = deadline(plan, terms);
-        let terms = Terms::of(terms, Timestamp::now());
+        let terms = Terms::of(terms, context.cluster.now());
         let now = terms.now;
         // Where nobody has to say yes, somebody may still say no as long as the plan waits for something else.
         let mut given = if need > 0 || held || self.signals.suspended {
@@ -409,7 +409,7 @@ impl<'a> Case<'a> {
     }
 
     fn is_overdue(&self, terms: &ApprovalTerms) -> bool {
-        deadline(self.plan, terms).is_some_and(|deadline| deadline <= Timestamp::now())
+        deadline(self.plan, terms).is_some_and(|deadline| deadline <= self.context.cluster.now())
     }
 
     fn set(&mut self, kind: ConditionType, holds: bool, reason: &str, message: &str) {

@@ -178,7 +178,7 @@ pub(super) async fn verdict(
         Vec::new()
     };
     let facts = PlanFacts::new(spec, risk, namespace, &namespaces, &spent).held_by(held_by);
-    Ok(Judged::Verdict(Box::new(judge(&policies, &facts, Some(Timestamp::now())))))
+    Ok(Judged::Verdict(Box::new(judge(&policies, &facts, Some(context.cluster.now())))))
 }
 
 /// What the plans cost that were carried out since the first of the month (UTC).
@@ -189,7 +189,7 @@ async fn spent_this_month(namespaces: &[Namespace], context: &Context) -> Result
     loop {
         let list = plans.list(&page).await.map_err(while_doing("adding up what the plans of this month cost"))?;
         for plan in &list.items {
-            if !counts_this_month(plan) {
+            if !counts_this_month(plan, context.cluster.now()) {
                 continue;
             }
             let Some(estimate) = &plan.spec.estimate else { continue };
@@ -208,12 +208,12 @@ async fn spent_this_month(namespaces: &[Namespace], context: &Context) -> Result
 }
 
 /// Whether what a plan costs is part of what was spent since the first of the month (UTC).
-pub(super) fn counts_this_month(plan: &ExecutionPlan) -> bool {
+pub(super) fn counts_this_month(plan: &ExecutionPlan, now: Timestamp) -> bool {
     let month = |at: Timestamp| at.to_zoned(TimeZone::UTC).date().first_of_month();
     let costs = plan.spec.estimate.as_ref().is_some_and(|estimate| estimate.monthly_cost.is_some());
     let Some(status) = plan.status.as_ref().filter(|_| costs) else { return false };
     let finished = status.finished_at.as_ref().map(|time| month(time.0));
-    status.phase == Some(PlanPhase::Succeeded) && finished == Some(month(Timestamp::now()))
+    status.phase == Some(PlanPhase::Succeeded) && finished == Some(month(now))
 }
 
 /// Compiles a policy, tries its examples and writes down whether it can be used.

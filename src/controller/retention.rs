@@ -273,7 +273,10 @@ fn review(plans: &[&ExecutionPlan], why: Why, context: &Context) -> Review {
         return Review::AtWork;
     }
     // Nobody's budget grows because there is much to keep.
-    if why == Why::TooMany && context.policies.count_months() && plans.iter().any(|plan| counts_this_month(plan)) {
+    if why == Why::TooMany
+        && context.policies.count_months()
+        && plans.iter().any(|plan| counts_this_month(plan, context.cluster.now()))
+    {
         return Review::Keep;
     }
     Review::Remove
