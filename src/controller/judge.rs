@@ -397,7 +397,7 @@ impl<'a> Case<'a> {
         let (plan, context) = (self.plan, self.context);
         self.status.phase = Some(phase);
         self.status.message = Some(message.to_owned());
-        self.status.finished_at = Some(Time(Timestamp::now()));
+        self.status.finished_at = Some(Time(self.context.cluster.now()));
         let fine = phase == PlanPhase::Planned;
         self.set(ConditionType::Ready, fine, reason, message);
         self.set(ConditionType::Reconciling, false, reason, message);

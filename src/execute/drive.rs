@@ -16,9 +16,9 @@ use tracing::Instrument;
 
 /// How many steps are under way at once.
 const PARALLEL: usize = 16;
-/// How many more are prepared meanwhile, where the ones before them cannot hold them up: a thousand steps take some five writes
-/// of the journal, of a megabyte each.
-const AHEAD: usize = 256;
+/// How many more are prepared meanwhile, where the ones before them cannot hold them up: all of a plan, whose every write of the
+/// journal takes the API server the longer the more steps it has, up to a second.
+const AHEAD: usize = 1000;
 /// How long news may wait for company before they are written for people to see.
 const QUIET: Duration = Duration::from_millis(250);
 /// For how many times as long as the last write of the journal took news wait, too: writing takes a tenth of the time at most.
@@ -98,7 +98,7 @@ impl Driver {
         // As tasks, so that they go on while the journal is written; they end with this driver.
         let mut running = JoinSet::new();
         if self.status.started_at.is_none() {
-            self.status.started_at = Some(now());
+            self.status.started_at = Some(self.now());
         }
         journal.heed(&self.signals.borrow_and_update(), &under_way);
         // Nothing begins on an outdated journal, not even a preparation, which replaces a snapshot: this write fails when
@@ -110,7 +110,7 @@ impl Driver {
             let signals = self.signals.borrow_and_update().clone();
             let time_left = self.time_left(&journal);
             if time_left == Some(Duration::ZERO) {
-                journal.time_is_up(&steps, &under_way, &self.allowed(), &now());
+                journal.time_is_up(&steps, &under_way, &self.allowed(), &self.now());
                 self.report("", "TimedOut", journal.rollback_reason.clone().unwrap_or_default(), true);
                 dirty = true;
             }
@@ -119,7 +119,8 @@ impl Driver {
             let (begin, announce) = match next(&steps, &journal, &under_way, &signals, bounds) {
                 Decision::Act { begin, announce } => (begin, announce),
                 Decision::End(outcome) => {
-                    settle_status(&mut self.status, &self.plan, &journal, Some(&outcome));
+                    let now = self.now();
+                    settle_status(&mut self.status, &self.plan, &journal, Some(&outcome), &now);
                     self.record.write(&self.status, &self.effects.fence).await?;
                     self.plan.metadata = self.record.metadata();
                     self.plan.status = Some(self.status);
@@ -180,7 +181,7 @@ impl Driver {
             for (action, observation) in seen {
                 let Some(position) = under_way.iter().position(|known| *known == action) else { continue };
                 under_way.remove(position);
-                journal.apply(&observation, &now());
+                journal.apply(&observation, &self.now());
                 dirty = true;
                 self.tell(&observation);
             }
@@ -192,8 +193,13 @@ impl Driver {
         let (done, all) = journal.progress();
         let allowed = Duration::from(self.plan.spec.timeout?);
         let begun = self.status.started_at.as_ref().filter(|_| done < all && journal.rollback_reason.is_none())?;
-        let gone = Duration::try_from(now().0.duration_since(begun.0)).unwrap_or_default();
+        let gone = Duration::try_from(self.now().0.duration_since(begun.0)).unwrap_or_default();
         Some(allowed.saturating_sub(gone))
+    }
+
+    /// By the API server's clock: the replica that goes on with the plan may have another one of its own.
+    fn now(&self) -> Time {
+        Time(self.effects.cluster.now())
     }
 
     fn allowed(&self) -> String {
@@ -201,7 +207,8 @@ impl Driver {
     }
 
     async fn store(&mut self, journal: &mut Journal) -> Result<(), DriveError> {
-        settle_status(&mut self.status, &self.plan, journal, None);
+        let now = self.now();
+        settle_status(&mut self.status, &self.plan, journal, None, &now);
         self.record.write(&self.status, &self.effects.fence).await?;
         journal.stored();
         Ok(())
@@ -245,8 +252,4 @@ fn finished<T>(done: Result<T, JoinError>) -> T {
         // Only dropping the set aborts them, and then nobody asks.
         Err(error) => unreachable!("an effect was aborted while its driver waits for it: {error}"),
     })
-}
-
-fn now() -> Time {
-    Time(k8s_openapi::jiff::Timestamp::now())
 }

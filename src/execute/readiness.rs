@@ -57,11 +57,11 @@ impl Effects {
             }
             Err(error) => return failed(error.to_string()),
         };
-        let reached = self.reach(&subject, &goal, time_left(step, entry, jiff::Timestamp::now())).await;
+        let reached = self.reach(&subject, &goal, time_left(step, entry, self.cluster.now())).await;
         let reached = match (reached, promised_metric(step)) {
             // Metrics of what is not ready yet would say little.
             (Ok(_), Some(expression)) => {
-                self.reach_metric(expression, time_left(step, entry, jiff::Timestamp::now())).await
+                self.reach_metric(expression, time_left(step, entry, self.cluster.now())).await
             }
             (reached, _) => reached,
         };
@@ -237,7 +237,7 @@ impl Effects {
             return Observation::Observed { degraded: None, rolls_back: false };
         };
         let gone = since.map_or(Duration::ZERO, |since| {
-            Duration::try_from(jiff::Timestamp::now().duration_since(since)).unwrap_or(Duration::ZERO)
+            Duration::try_from(self.cluster.now().duration_since(since)).unwrap_or(Duration::ZERO)
         });
         let watched = watched(steps, entries);
         let metrics: Vec<&str> = landed(steps, entries).filter_map(promised_metric).collect();

@@ -1,4 +1,4 @@
-//! What a running plan's status says, as its journal stands. Pure but for the clock.
+//! What a running plan's status says, as its journal stands. Pure but for the times of its conditions.
 
 use super::journal::{Journal, Outcome, TIMED_OUT};
 use crate::api::{
@@ -13,6 +13,7 @@ pub(super) fn settle_status(
     plan: &ExecutionPlan,
     journal: &Journal,
     outcome: Option<&Outcome>,
+    now: &Time,
 ) {
     let generation = plan.metadata.generation;
     let (done, all) = journal.progress();
@@ -30,7 +31,6 @@ pub(super) fn settle_status(
     };
     let message = shortened(&message, MAX_PLAN_MESSAGE).into_owned();
     status.message = Some(message.clone());
-    let now = Time(k8s_openapi::jiff::Timestamp::now());
     if done == all && plan.spec.observe.is_some() && journal.rollback_reason.is_none() && status.verified_at.is_none() {
         // The time of watching begins with the last step, not with whenever that is written down; it may be over by then.
         let last = journal.entries.iter().filter_map(|entry| entry.finished_at.clone()).max();
@@ -55,7 +55,7 @@ pub(super) fn settle_status(
     set(ConditionType::Ready, phase == PlanPhase::Succeeded, &message);
     set(ConditionType::Reconciling, outcome.is_none(), &message);
     set(ConditionType::Stalled, outcome.is_some() && phase != PlanPhase::Succeeded, &message);
-    status.finished_at = outcome.map(|_| now);
+    status.finished_at = outcome.map(|_| now.clone());
     fit_messages(&plan.spec, status);
 }
 

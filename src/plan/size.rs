@@ -79,10 +79,15 @@ fn most_bytes(spec: &ExecutionPlanSpec) -> usize {
     stored_size(spec) + journal_size(spec).max(record_size(spec))
 }
 
-/// Whether the record of who wrote which field (`managedFields`) would take room that the journal may need.
+/// The record of who wrote which field (`managedFields`) that a plan keeps. A larger one is more than the spec that it is
+/// about, and the API server works through all of it at every write of the journal.
+const RECORD: usize = 32 * 1024;
+
+/// Whether that record would take room that the journal may need, or more time than it is worth.
 #[must_use]
 pub fn needs_record_dropped(spec: &ExecutionPlanSpec) -> bool {
-    stored_size(spec) + journal_size(spec) + record_size(spec) > MAX_BYTES
+    let record = record_size(spec);
+    record > RECORD || stored_size(spec) + journal_size(spec) + record > MAX_BYTES
 }
 
 fn journal_size(spec: &ExecutionPlanSpec) -> usize {
@@ -214,7 +219,7 @@ mod tests {
     fn a_thousand_small_steps_fit_whatever_happens() {
         let spec = plan(1000);
         assert_eq!(check_size(&spec), Ok(()), "{} bytes", most_bytes(&spec));
-        assert!(needs_record_dropped(&spec) && !needs_record_dropped(&plan(100)));
+        assert!(needs_record_dropped(&spec) && needs_record_dropped(&plan(100)) && !needs_record_dropped(&plan(10)));
         let mut status = worst(&spec);
         assert!(stored_size(&spec) + stored_size(&status.steps) > ETCD_LIMIT);
         fit_messages(&spec, &mut status);

@@ -277,7 +277,7 @@ impl Simulation {
     }
 
     fn store(&mut self, journal: &mut Journal, outcome: Option<&Outcome>) -> Result<(), Crash> {
-        settle_status(&mut self.status, &self.plan, journal, outcome);
+        settle_status(&mut self.status, &self.plan, journal, outcome, &Time(Timestamp::UNIX_EPOCH));
         journal.stored();
         self.log.push("  stored".to_owned());
         if outcome.is_some() {

@@ -369,14 +369,14 @@ fn a_plan_whose_time_is_over_stops_waiting_and_is_put_back() {
 
     let mut status = ExecutionPlanStatus::default();
     let plan = ExecutionPlan::new("p", ExecutionPlanSpec { steps: steps.clone(), ..Default::default() });
-    settle_status(&mut status, &plan, &journal, None);
+    settle_status(&mut status, &plan, &journal, None, &now);
     let reason = |status: &ExecutionPlanStatus| {
         status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap().reason.clone()
     };
     assert_eq!(reason(&status), "TimedOut");
     let after_a_crash = Journal::new(&steps, &status);
     assert!(after_a_crash.timed_out);
-    settle_status(&mut status, &plan, &after_a_crash, Some(&Outcome::RolledBack("time".into())));
+    settle_status(&mut status, &plan, &after_a_crash, Some(&Outcome::RolledBack("time".into())), &now);
     assert_eq!(reason(&status), "TimedOut");
 }
 
