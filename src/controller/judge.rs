@@ -176,7 +176,7 @@ impl<'a> Case<'a> {
         let terms = self.settle_terms(&verdict)?;
         let held = held_back(&verdict);
         let need = terms.approvals;
-        let count = self.count_approvals(&verdict, &terms, held.is_some()).await?;
+        let (count, rights) = self.count_approvals(&verdict, &terms, held.is_some()).await?;
         self.status.expires_at = count.expires.map(Time);
         self.status.approvals.clone_from(&count.judgement.records);
         self.status.approval_count = Some(format!("{}/{need}", count.judgement.counted()));
@@ -206,7 +206,7 @@ impl<'a> Case<'a> {
                 Ok(self.hold(&count, &message).await?)
             }
             Approval::Approved { by } => {
-                self.confirm_rights(need).await?;
+                rights.map_err(Halt::wrong)?;
                 let message = if by.is_empty() {
                     format!("risk is {risk}: no approval needed")
                 } else {
@@ -301,8 +301,14 @@ impl<'a> Case<'a> {
         Err(Halt::stop(PlanPhase::Denied, "DeniedByPolicy", denial))
     }
 
-    /// Weighs the approvals. Those that decide are confirmed first.
-    async fn count_approvals(&self, verdict: &Verdict, terms: &ApprovalTerms, held: bool) -> Result<Count<'a>, Error> {
+    /// Weighs the approvals. Those that decide are confirmed first. Where the plan is about to begin, also whether everybody
+    /// still has the rights that it takes.
+    async fn count_approvals(
+        &self,
+        verdict: &Verdict,
+        terms: &ApprovalTerms,
+        held: bool,
+    ) -> Result<(Count<'a>, Result<(), Error>), Error> {
         let (plan, context) = (self.plan, self.context);
         let need = terms.approvals;
         let last = deadline(plan, terms);
@@ -324,22 +330,21 @@ impl<'a> Case<'a> {
         };
         let expires = last.filter(|_| matches!(judgement.outcome, Approval::Waiting { .. }));
         let mut again = next_judgement(verdict, &judgement, expires, now);
-        if decides {
-            judgement = given.confirm(judgement, context).await?;
-            if matches!(judgement.outcome, Approval::Waiting { .. }) {
-                again = Action::requeue(RIGHTS_PAUSE);
+        // A plan that this process made a moment ago, and that nobody had to approve, had its rights checked then.
+        let asks = decides && approved && !(self.fresh && need == 0);
+        let rights = async { if asks { rights_hold(plan, context).await } else { Ok(()) } };
+        let confirmed = async {
+            if decides {
+                judgement = given.confirm(judgement, context).await?;
+                if matches!(judgement.outcome, Approval::Waiting { .. }) {
+                    again = Action::requeue(RIGHTS_PAUSE);
+                }
             }
-        }
-        given.adopt(&judgement, context).await?;
-        Ok(Count { given, judgement, suspended, expires, again })
-    }
-
-    /// A plan that this process made a moment ago, and that nobody had to approve, had its rights checked then.
-    async fn confirm_rights(&self, need: u32) -> Result<(), Halt> {
-        if self.fresh && need == 0 {
-            return Ok(());
-        }
-        rights_hold(self.plan, self.context).await.map_err(Halt::wrong)
+            given.adopt(&judgement, context).await?;
+            Ok::<_, Error>(judgement)
+        };
+        let (judgement, rights) = tokio::join!(confirmed, rights);
+        Ok((Count { judgement: judgement?, given, suspended, expires, again }, rights))
     }
 
     async fn deny(&mut self, count: &Count<'_>, message: &str) -> Result<Action, Error> {

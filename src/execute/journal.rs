@@ -33,6 +33,8 @@ pub struct Journal {
     pub prepared_here: BTreeSet<String>,
     /// The steps whose entry that announces a mutation or an undo is stored.
     pub announced: BTreeSet<String>,
+    /// The steps whose entry changed since the journal was stored.
+    pub unstored: BTreeSet<String>,
 }
 
 impl Journal {
@@ -68,6 +70,7 @@ impl Journal {
     /// Takes note that the journal as it is now is stored.
     pub fn stored(&mut self) {
         let begun = |entry: &&StepStatus| entry.announces();
+        self.unstored.clear();
         self.announced = self.entries.iter().filter(begun).map(|entry| entry.id.clone()).collect();
     }
 
@@ -160,6 +163,7 @@ impl Journal {
         }
         // What is stored announces something else.
         self.announced.remove(observation.step());
+        self.unstored.insert(observation.step().to_owned());
         let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == observation.step()) else { return };
         entry.note(observation, now);
         if entry.state == StepState::Failed {
@@ -366,18 +370,27 @@ fn put_back(steps: &[Step], journal: &Journal, busy: &BTreeSet<&str>, signals: &
     if !begin.is_empty() || !busy.is_empty() {
         return Decision::Act { begin, announce: false };
     }
-    for id in order(steps).into_iter().rev() {
-        let Some(entry) = journal.entry(id) else { continue };
-        if !entry.may_have_landed() {
-            continue;
-        }
-        let begin = match entry.undo.as_ref().map(|undo| undo.state) {
-            None => vec![Action::BeginUndo(id.to_owned())],
-            Some(UndoState::Running) if !journal.announced.contains(id) => Vec::new(),
-            Some(UndoState::Running) => vec![Action::Undo(id.to_owned())],
-            Some(UndoState::Done | UndoState::Failed) => continue,
-        };
-        return Decision::Act { announce: begin.is_empty(), begin };
+    // All intents at once: they share a write. What is announced and not done yet is put back after a crash, as it would be now.
+    let landed: Vec<&StepStatus> = order(steps)
+        .into_iter()
+        .rev()
+        .filter_map(|id| journal.entry(id).filter(|entry| entry.may_have_landed()))
+        .collect();
+    let open = landed.iter().filter(|entry| entry.undo.is_none());
+    let begin: Vec<Action> = open.take(room).map(|entry| Action::BeginUndo(entry.id.clone())).collect();
+    if !begin.is_empty() {
+        return Decision::Act { begin, announce: false };
+    }
+    let is_open = |entry: &&&StepStatus| entry.undo.as_ref().is_some_and(|undo| undo.state == UndoState::Running);
+    // One after the other. What was put back on the same object is stored before: were it put back once more after a crash, it
+    // would find the work of an earlier step undone, and take that for somebody else's.
+    if let Some(entry) = landed.iter().find(is_open) {
+        let object = |id: &str| steps.iter().find(|step| step.id == id)?.operation.target().ok().flatten();
+        let target = object(&entry.id);
+        let same = |id: &String| target.is_some() && object(id) == target;
+        let announce = !journal.announced.contains(&entry.id) || journal.unstored.iter().any(same);
+        let begin = if announce { Vec::new() } else { vec![Action::Undo(entry.id.clone())] };
+        return Decision::Act { begin, announce };
     }
     Decision::End(ended_back(journal, signals))
 }

@@ -61,12 +61,11 @@ fn the_whole_way_of_two_steps_of_which_the_second_fails() {
       VerifyFailed s2
     BeginUndo("s2")
       UndoBegun s2
-      stored
-    Undo("s2")
-      Undone s2
     BeginUndo("s1")
       UndoBegun s1
       stored
+    Undo("s2")
+      Undone s2
     Undo("s1")
       Undone s1
       stored
@@ -167,21 +166,20 @@ fn the_operator_stops_after_every_write_and_effect() {
         assert_eq!((simulation.landed.len(), simulation.undone.len()), (2, 2));
     }
     insta::assert_snapshot!(lines.join("\n"), @r#"
-    stopped after stored: Prepare("s1"), Mutate { step: "s1", recovering: false }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), Undo("s2"), BeginUndo("s1"), Undo("s1")
-    stopped after Prepare("s1"): Prepare("s1"), Mutate { step: "s1", recovering: false }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), Undo("s2"), BeginUndo("s1"), Undo("s1")
-    stopped after stored: Mutate { step: "s1", recovering: true }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), Undo("s2"), BeginUndo("s1"), Undo("s1")
-    stopped after Mutate { step: "s1", recovering: false }: Mutate { step: "s1", recovering: true }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), Undo("s2"), BeginUndo("s1"), Undo("s1")
-    stopped after Verify("s1"): Mutate { step: "s1", recovering: true }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), Undo("s2"), BeginUndo("s1"), Undo("s1")
-    stopped after Prepare("s2"): Mutate { step: "s1", recovering: true }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), Undo("s2"), BeginUndo("s1"), Undo("s1")
-    stopped after stored: Mutate { step: "s2", recovering: true }, Verify("s2"), BeginUndo("s2"), Undo("s2"), BeginUndo("s1"), Undo("s1")
-    stopped after Mutate { step: "s2", recovering: false }: Mutate { step: "s2", recovering: true }, Verify("s2"), BeginUndo("s2"), Undo("s2"), BeginUndo("s1"), Undo("s1")
-    stopped after Verify("s2"): Mutate { step: "s2", recovering: true }, Verify("s2"), BeginUndo("s2"), Undo("s2"), BeginUndo("s1"), Undo("s1")
-    stopped after BeginUndo("s2"): Mutate { step: "s2", recovering: true }, Verify("s2"), BeginUndo("s2"), Undo("s2"), BeginUndo("s1"), Undo("s1")
-    stopped after stored: Undo("s2"), BeginUndo("s1"), Undo("s1")
-    stopped after Undo("s2"): Undo("s2"), BeginUndo("s1"), Undo("s1")
-    stopped after BeginUndo("s1"): Undo("s2"), BeginUndo("s1"), Undo("s1")
-    stopped after stored: Undo("s1")
-    stopped after Undo("s1"): Undo("s1")
+    stopped after stored: Prepare("s1"), Mutate { step: "s1", recovering: false }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
+    stopped after Prepare("s1"): Prepare("s1"), Mutate { step: "s1", recovering: false }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
+    stopped after stored: Mutate { step: "s1", recovering: true }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
+    stopped after Mutate { step: "s1", recovering: false }: Mutate { step: "s1", recovering: true }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
+    stopped after Verify("s1"): Mutate { step: "s1", recovering: true }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
+    stopped after Prepare("s2"): Mutate { step: "s1", recovering: true }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
+    stopped after stored: Mutate { step: "s2", recovering: true }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
+    stopped after Mutate { step: "s2", recovering: false }: Mutate { step: "s2", recovering: true }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
+    stopped after Verify("s2"): Mutate { step: "s2", recovering: true }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
+    stopped after BeginUndo("s2"): Mutate { step: "s2", recovering: true }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
+    stopped after BeginUndo("s1"): Mutate { step: "s2", recovering: true }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
+    stopped after stored: Undo("s2"), Undo("s1")
+    stopped after Undo("s2"): Undo("s2"), Undo("s1")
+    stopped after Undo("s1"): Undo("s2"), Undo("s1")
     "#);
 }
 
@@ -293,6 +291,33 @@ fn what_was_prepared_and_not_sent_does_not_begin_once_the_plan_holds() {
         next(&steps, &taken_up, &[], &Signals::default(), ONE_AT_A_TIME),
         begin(vec![Action::Prepare("s2".into())])
     );
+}
+
+#[test]
+fn what_was_put_back_is_stored_before_the_same_object_is_put_back_further() {
+    let (mut steps, _) = half_done();
+    let ended = |steps: &[Step]| {
+        let mut journal = Journal::new(steps, &ExecutionPlanStatus::default());
+        for entry in &mut journal.entries {
+            entry.state = StepState::Completed;
+            entry.applied_at = Some(Time(Timestamp::UNIX_EPOCH));
+        }
+        journal.rollback_reason = Some("asked".into());
+        for step in ["s1", "s2"] {
+            journal.apply(&Observation::UndoBegun { step: step.into() }, &Time(Timestamp::UNIX_EPOCH));
+        }
+        journal.stored();
+        let undone = Observation::Undone { step: "s2".into(), message: "put back".into() };
+        journal.apply(&undone, &Time(Timestamp::UNIX_EPOCH));
+        journal
+    };
+    let decide = |steps: &[Step], journal: &Journal| next(steps, journal, &[], &Signals::default(), ONE_AT_A_TIME);
+    assert_eq!(decide(&steps, &ended(&steps)), begin(vec![Action::Undo("s1".into())]));
+    steps[1].operation = steps[0].operation.clone();
+    let mut journal = ended(&steps);
+    assert_eq!(decide(&steps, &journal), Decision::Act { begin: vec![], announce: true });
+    journal.stored();
+    assert_eq!(decide(&steps, &journal), begin(vec![Action::Undo("s1".into())]));
 }
 
 #[test]
