@@ -1,5 +1,6 @@
 //! Flux itself: a repository, its source-controller and its kustomize-controller, and the word of a commit.
 
+use crate::gitops::told;
 use crate::policies::Policy;
 use crate::stage::{Look, Stage, digest};
 use axum::body::Bytes;
@@ -220,7 +221,7 @@ async fn a_commit_approves_and_its_removal_takes_that_back() {
     repository.commit("approvals/kustomization.yaml", Some(&with(&["more-checkout.yaml"]))).await;
     stage.until("approved by the commit", &plan.name_any(), count("1/2")).await;
     let approvals: Api<PlanApproval> = stage.api();
-    let first = approvals.get("more-checkout-1").await.unwrap();
+    let first: PlanApproval = stage.until("told that it counts", "more-checkout-1", told).await;
     assert_eq!(first.spec.approver.as_ref().unwrap().username, username("approvals"));
 
     // Flux applies both again and again; nothing changes by it.

@@ -9,6 +9,12 @@ use kube::{Client, Config, ResourceExt};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
+/// Whether the operator has written on the approval what it makes of it, which it does after the plan.
+pub fn told(approval: &PlanApproval) -> Look {
+    let conditions = approval.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    if conditions.is_empty() { Look::NotYet } else { Look::There }
+}
+
 /// A service account as kustomize-controller acts as it: by impersonation and by server-side apply.
 struct Reconciler {
     client: Client,
@@ -120,7 +126,7 @@ async fn a_committed_approval_is_the_word_of_the_account_that_applies_it() {
     };
     applied(&stage, &reconciler, &file).await;
     stage.until("approved once", &plan.name_any(), count("1/2")).await;
-    let first: PlanApproval = stage.api().get("release").await.unwrap();
+    let first: PlanApproval = stage.until("told that it counts", "release", told).await;
     assert_eq!(first.spec.approver.as_ref().unwrap().username, reconciler.username);
 
     // Every interval the same file is applied again.

@@ -208,14 +208,20 @@ async fn a_suspended_plan_finishes_its_step_and_goes_on_when_it_may() {
 #[tokio::test]
 async fn a_cancelled_plan_finishes_its_step_and_is_put_back_when_asked() {
     let stage = Stage::for_tests().await;
-    let (_, plan) = halfway(&stage).await;
+    let (command, plan) = halfway(&stage).await;
     stage.plugin("alice", &["cancel", &plan, "--yes"]).unwrap();
     let cancelled = stage.plan(&plan, PlanPhase::Cancelled).await;
+    stage.command(&command, CommandPhase::Cancelled).await;
     assert_eq!(states(&cancelled), [StepState::Completed, StepState::Pending]);
     assert_eq!(stage.field("deployment/checkout", "{.spec.replicas} {..image}"), "1 nginx:slow");
     let back = put_back(&stage, &plan, PlanPhase::RolledBack).await;
     assert_eq!(states(&back), [StepState::RolledBack, StepState::Pending]);
     assert_eq!(stage.field("deployment/checkout", "{.spec.replicas} {..image}"), "1 nginx:1.27");
+    let followed = |command: &AgentCommand| {
+        let phase = command.status.as_ref().and_then(|status| status.phase);
+        if phase == Some(CommandPhase::RolledBack) { Look::There } else { Look::NotYet }
+    };
+    stage.until("its command says so, too", &command, followed).await;
 }
 
 #[tokio::test]

@@ -7,8 +7,9 @@ use super::run::key;
 use crate::api::{
     AgentCommand, AgentCommandSpec, AgentCommandStatus, COMMAND_GENERATION_ANNOTATION, COMMAND_LABEL, CommandPhase,
     ConditionType, ExecutionPlan, FINISHED_LABEL, PlanPhase, PlanReference, SNAPSHOT_FINALIZER, condition,
-    set_condition,
+    is_asked_back, set_condition,
 };
+use crate::execute::can_be_put_back;
 use crate::plan::digest;
 use crate::telemetry::{AuditAction, AuditEvent, audit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -416,7 +417,10 @@ async fn follow(
         PlanPhase::Cancelled | PlanPhase::Superseded => CommandPhase::Cancelled,
     };
     let not_looked_at = plan.status.as_ref().and_then(|status| status.phase).is_none() && status.phase.is_some();
-    let about_to_be_put_back = status.phase == Some(CommandPhase::RollingBack) && plan_phase == PlanPhase::Succeeded;
+    // Whoever asked had the command taken up again, and the plan has not begun with it.
+    let about_to_be_put_back = status.phase == Some(CommandPhase::RollingBack)
+        && is_asked_back(&plan.metadata)
+        && plan.status.as_ref().is_some_and(can_be_put_back);
     if not_looked_at || about_to_be_put_back {
         return Ok(Action::await_change());
     }

@@ -151,10 +151,14 @@ pub(super) fn execute(context: &Arc<Context>, approved: &ApprovedPlan, status: E
     let approved = approved.clone();
     let work = async move {
         match drive(&context, &approved, status, receiver).await {
-            Ok((outcome, last)) => {
+            Ok((outcome, mut last)) => {
+                let put_back = matches!(outcome, Outcome::RolledBack(_) | Outcome::RollbackFailed(_));
+                if put_back {
+                    // It was met; to the command it must not look like one that is still to come.
+                    last.annotations_mut().remove(REQUEST_ANNOTATION);
+                }
                 context.hand_over(&last);
                 tell_end(&plan, &outcome, &context).await;
-                let put_back = matches!(outcome, Outcome::RolledBack(_) | Outcome::RollbackFailed(_));
                 if put_back {
                     forget_request(&plan, &context).await;
                 }
