@@ -1,7 +1,7 @@
 use crate::api::FieldChange;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -128,15 +128,20 @@ impl SnapshotStore {
         Ok(name)
     }
 
-    /// Creates the Secret. What an earlier try left goes first: as long as the step is prepared, nothing rests on it.
+    /// Creates the Secret. What an earlier try left goes first: as long as the step is prepared, nothing rests on it. Only that
+    /// very one goes: a replica that was frozen here must not take away what another one stored since.
     async fn put(&self, secret: &Secret) -> Result<(), kube::Error> {
         match self.secrets.create(&PostParams::default(), secret).await {
             Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {}
             done => return done.map(|_| ()),
         }
-        match self.secrets.delete(&secret.name_any(), &DeleteParams::default()).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            done => drop(done?),
+        if let Some(left) = self.secrets.get_metadata_opt(&secret.name_any()).await? {
+            let this_one = Preconditions { uid: left.uid(), resource_version: None };
+            let params = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
+            match self.secrets.delete(&secret.name_any(), &params).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                done => drop(done?),
+            }
         }
         self.secrets.create(&PostParams::default(), secret).await.map(|_| ())
     }
