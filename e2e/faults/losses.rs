@@ -118,6 +118,14 @@ async fn a_namespace_goes_that_a_plan_elsewhere_works_on(ground: &Ground) {
 
 async fn a_plan_is_deleted_while_it_runs(ground: &Ground) {
     let mut run = Run::set_up(&ground.cluster.0, Scenario::Fifty, "withdrawn".to_owned()).await;
+    // One after the other, so that there is something left to stop.
+    let steps: Vec<Value> = (0..50)
+        .map(|n| {
+            let after: Vec<String> = (n > 0).then(|| format!("s{}", n - 1)).into_iter().collect();
+            let config = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": format!("n{n:02}"), "namespace": "withdrawn" }, "data": { "value": "new" } });
+            json!({ "id": format!("s{n}"), "title": "apply", "dependsOn": after, "operation": { "apply": { "manifest": config } } })
+        })
+        .collect();
     at_write(ground, &run, 40, |admin| {
         async move {
             let plans: Api<ExecutionPlan> = Api::namespaced(admin, "withdrawn");
@@ -126,7 +134,7 @@ async fn a_plan_is_deleted_while_it_runs(ground: &Ground) {
         .boxed()
     })
     .await;
-    run.begin().await;
+    run.plan(steps).await;
     let plans: Api<ExecutionPlan> = Api::namespaced(ground.admin().await, "withdrawn");
     eventually("the deleted plan is gone", || async {
         (!ground.proxy.is_trapped("withdrawn") && plans.get_opt("ask").await.ok()?.is_none()).then_some(())

@@ -1,6 +1,6 @@
 //! Ten scenarios against each fault.
 
-use crate::ledger::{Table, mutations};
+use crate::ledger::{SERVER_KILLED, Table, mutations};
 use crate::operator::Operator;
 use crate::plans::{Run, Scenario, allow_everything, set_up};
 use crate::proxy::{At, Fault, Proxy, Side};
@@ -135,7 +135,7 @@ async fn the_control_plane_is_killed() {
     let ground = Ground::prepare("plane", 0).await;
     let mut table = Table::default();
     let rounds = if full() { 3 } else { 1 };
-    for (component, fault) in [("kube-apiserver", "API server killed"), ("etcd", "etcd killed")] {
+    for (component, fault) in [("kube-apiserver", SERVER_KILLED), ("etcd", "etcd killed")] {
         for round in 0..rounds {
             let name = format!("p{}-{round}", &component[..1]);
             let mut runs = set_up(&ground.cluster.0, &name, &Scenario::ALL).await;
