@@ -246,13 +246,7 @@ async fn a_commit_approves_and_its_removal_takes_that_back() {
 
     // Taken out of the repository, the request goes; what it did stays.
     repository.commit("approvals/kustomization.yaml", Some(&with(&[]))).await;
-    repository
-        .commit(
-            "requests/more-checkout.yaml",
-            Some(&json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "nothing-asked", "namespace": stage.name } })),
-        )
-        .await;
+    repository.commit("requests/kustomization.yaml", Some(&with(&[]))).await;
     stage.gone("agentcommand/more-checkout").await;
     assert_eq!(stage.field("deployment/checkout", "{.spec.replicas}"), "5");
 }
