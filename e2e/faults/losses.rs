@@ -250,6 +250,11 @@ async fn a_definition_goes_under_a_plan(ground: &Ground) {
         async move {
             let definitions: Api<CustomResourceDefinition> = Api::all(admin);
             definitions.delete("widgets.faults.example", &DeleteParams::foreground()).await.unwrap();
+            // It goes after its objects; the plan, which waits here, must not be quicker.
+            eventually("the definition is gone", || async {
+                definitions.get_opt("widgets.faults.example").await.ok()?.is_none().then_some(())
+            })
+            .await;
         }
         .boxed()
     })
