@@ -82,13 +82,6 @@ async fn a_namespace_goes_that_a_plan_elsewhere_works_on(ground: &Ground) {
     let edit = json!({ "kind": "ClusterRole", "name": "edit", "apiGroup": "rbac.authorization.k8s.io" });
     let binding = json!({ "metadata": { "name": "from-elsewhere" }, "roleRef": edit, "subjects": subjects });
     create(&admin, Some("there"), "rbac.authorization.k8s.io/v1", "RoleBinding", binding).await;
-    let config = |name: &str, value: &str| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name, "namespace": "there" }, "data": { "value": value } });
-    let steps: Vec<Value> = (0..8)
-        .map(|n| {
-            let after: Vec<String> = (n > 0).then(|| format!("s{}", n - 1)).into_iter().collect();
-            json!({ "id": format!("s{n}"), "title": "apply", "dependsOn": after, "operation": { "apply": { "manifest": config(&format!("c{n}"), "new") } } })
-        })
-        .collect();
     at_write(ground, &run, 9, |admin| {
         async move {
             Api::<Namespace>::all(admin).delete("there", &DeleteParams::background()).await.unwrap();
@@ -96,7 +89,7 @@ async fn a_namespace_goes_that_a_plan_elsewhere_works_on(ground: &Ground) {
         .boxed()
     })
     .await;
-    run.plan(steps).await;
+    run.plan(chain("there", 8)).await;
     let end = run.ended(PATIENCE).await;
     assert!(!ground.proxy.is_trapped("elsewhere"), "the plan was done before the namespace was deleted");
     let terminated = end.message.contains("because it is being terminated");
@@ -118,14 +111,6 @@ async fn a_namespace_goes_that_a_plan_elsewhere_works_on(ground: &Ground) {
 
 async fn a_plan_is_deleted_while_it_runs(ground: &Ground) {
     let mut run = Run::set_up(&ground.cluster.0, Scenario::Fifty, "withdrawn".to_owned()).await;
-    // One after the other, so that there is something left to stop.
-    let steps: Vec<Value> = (0..50)
-        .map(|n| {
-            let after: Vec<String> = (n > 0).then(|| format!("s{}", n - 1)).into_iter().collect();
-            let config = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": format!("n{n:02}"), "namespace": "withdrawn" }, "data": { "value": "new" } });
-            json!({ "id": format!("s{n}"), "title": "apply", "dependsOn": after, "operation": { "apply": { "manifest": config } } })
-        })
-        .collect();
     at_write(ground, &run, 40, |admin| {
         async move {
             let plans: Api<ExecutionPlan> = Api::namespaced(admin, "withdrawn");
@@ -134,7 +119,8 @@ async fn a_plan_is_deleted_while_it_runs(ground: &Ground) {
         .boxed()
     })
     .await;
-    run.plan(steps).await;
+    // One after the other, so that there is something left to stop.
+    run.plan(chain("withdrawn", 50)).await;
     let plans: Api<ExecutionPlan> = Api::namespaced(ground.admin().await, "withdrawn");
     eventually("the deleted plan is gone", || async {
         (!ground.proxy.is_trapped("withdrawn") && plans.get_opt("ask").await.ok()?.is_none()).then_some(())
@@ -148,6 +134,17 @@ async fn a_plan_is_deleted_while_it_runs(ground: &Ground) {
     let there: Vec<String> = there.iter().map(|config| format!("configmaps/{}", config.name_any())).collect();
     assert!(writes.keys().all(|object| there.contains(object)), "what was done stays: {writes:?}, {there:?}");
     report("plan deleted while running", &format!("gone, {} of 50 steps done, each once", writes.len()));
+}
+
+/// Steps that apply a ConfigMap each, every one after the one before.
+fn chain(namespace: &str, count: usize) -> Vec<Value> {
+    let step = |n: usize| {
+        let after: Vec<String> = (n > 0).then(|| format!("s{}", n - 1)).into_iter().collect();
+        let config = json!({ "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": format!("c{n}"), "namespace": namespace }, "data": { "value": "new" } });
+        json!({ "id": format!("s{n}"), "title": "apply", "dependsOn": after, "operation": { "apply": { "manifest": config } } })
+    };
+    (0..count).map(step).collect()
 }
 
 async fn define_widgets(ground: &Ground) {

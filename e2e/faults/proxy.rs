@@ -47,20 +47,6 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 12] = [
-        Self::TooManyRequests,
-        Self::ServerError,
-        Self::Conflict,
-        Self::Silence,
-        Self::Cut,
-        Self::AnswerLost,
-        Self::Repeated,
-        Self::Late,
-        Self::WatchCut,
-        Self::WatchEnded,
-        Self::WatchExpired,
-        Self::WatchLags,
-    ];
     const ON_READS: [Self; 5] = [Self::TooManyRequests, Self::ServerError, Self::Silence, Self::Cut, Self::Late];
     const ON_WRITES: [Self; 8] = [
         Self::TooManyRequests,
@@ -72,8 +58,15 @@ impl Fault {
         Self::Repeated,
         Self::Late,
     ];
+    /// What becomes of watches that are open.
+    const OF_WATCHES: [Self; 4] = [Self::WatchCut, Self::WatchEnded, Self::WatchExpired, Self::WatchLags];
     /// When they are opened; what becomes of them later is in `watches`.
     const ON_WATCHES: [Self; 3] = [Self::TooManyRequests, Self::ServerError, Self::Cut];
+
+    /// All that there are.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::ON_WRITES.into_iter().chain(Self::OF_WATCHES)
+    }
 }
 
 /// Which side of a write somebody acts on.
