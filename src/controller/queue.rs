@@ -3,6 +3,7 @@
 //! Commands and plans wake each other. A watch of the other kind beside each one's own would do that as well, and have the
 //! API server send, and this process read, every change twice.
 
+use crate::execute::finished;
 use futures::channel::mpsc;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, Stream, StreamExt, future, stream};
@@ -143,14 +144,6 @@ where
     K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + 'static,
 {
     store.state().iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect()
-}
-
-fn finished<T>(done: Result<T, tokio::task::JoinError>) -> T {
-    done.unwrap_or_else(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        // Only dropping the handle aborts it, and then nobody asks.
-        Err(error) => unreachable!("a reconciliation was aborted while it is waited for: {error}"),
-    })
 }
 
 #[cfg(test)]

@@ -245,11 +245,11 @@ impl Driver {
     }
 }
 
-/// What came of a task. One that panicked takes the driver along: the journal says how the plan goes on.
-fn finished<T>(done: Result<T, JoinError>) -> T {
+/// What came of a task. One that panicked takes along whoever waits for it: the journal says how a plan goes on.
+pub(crate) fn finished<T>(done: Result<T, JoinError>) -> T {
     done.unwrap_or_else(|error| match error.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),
-        // Only dropping the set aborts them, and then nobody asks.
-        Err(error) => unreachable!("an effect was aborted while its driver waits for it: {error}"),
+        // Only dropping its handle, or set, aborts it, and then nobody asks.
+        Err(error) => unreachable!("a task was aborted while it is waited for: {error}"),
     })
 }

@@ -21,6 +21,7 @@ mod stop;
 mod undo;
 
 pub use condition::{ExpressionError, object_satisfies, when_holds};
+pub(crate) use drive::finished;
 pub use drive::{DriveError, Driver, StepEvent};
 pub use effect::{Effects, Watching};
 pub use fence::Fence;
