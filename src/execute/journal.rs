@@ -31,9 +31,7 @@ pub struct Journal {
     pub timed_out: bool,
     /// The steps that this very process prepared: as long as it does not carry them out, their mutation was never sent.
     pub prepared_here: BTreeSet<String>,
-    /// The steps whose entry that announces a mutation or an undo is stored.
-    pub announced: BTreeSet<String>,
-    /// The steps whose entry changed since the journal was stored.
+    /// The steps whose entry changed since the journal was stored; all of them before it is for the first time.
     pub unstored: BTreeSet<String>,
 }
 
@@ -64,14 +62,13 @@ impl Journal {
         let drifted = condition_is_true(&status.conditions, ConditionType::Drifted);
         let timed_out = was_putting_back
             && status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.reason == TIMED_OUT);
-        Self { entries, rollback_reason, drifted, timed_out, ..Self::default() }
+        let unstored = entries.iter().map(|entry| entry.id.clone()).collect();
+        Self { entries, rollback_reason, drifted, timed_out, unstored, ..Self::default() }
     }
 
     /// Takes note that the journal as it is now is stored.
     pub fn stored(&mut self) {
-        let begun = |entry: &&StepStatus| entry.announces();
         self.unstored.clear();
-        self.announced = self.entries.iter().filter(begun).map(|entry| entry.id.clone()).collect();
     }
 
     /// Ends a plan whose time is over: the steps that are waited for fail, and all is put back. What is being changed is
@@ -113,11 +110,12 @@ impl Journal {
             entry.release();
             released.push(entry.id.clone());
         }
-        for id in &released {
-            self.prepared_here.remove(id);
-            self.announced.remove(id);
+        let any = !released.is_empty();
+        for id in released {
+            self.prepared_here.remove(&id);
+            self.unstored.insert(id);
         }
-        !released.is_empty()
+        any
     }
 
     /// The entry of a step.
@@ -161,8 +159,6 @@ impl Journal {
         if let Observation::Prepared { step, .. } = observation {
             self.prepared_here.insert(step.clone());
         }
-        // What is stored announces something else.
-        self.announced.remove(observation.step());
         self.unstored.insert(observation.step().to_owned());
         let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == observation.step()) else { return };
         entry.note(observation, now);
@@ -263,11 +259,6 @@ impl StepStatus {
         }
     }
 
-    /// Whether the entry says that the cluster is about to be changed.
-    fn announces(&self) -> bool {
-        self.state == StepState::Running || self.undo.as_ref().is_some_and(|undo| undo.state == UndoState::Running)
-    }
-
     /// Back to where it was before it was prepared.
     fn release(&mut self) {
         *self = Self { id: std::mem::take(&mut self.id), ..Self::default() };
@@ -307,7 +298,7 @@ pub fn next(steps: &[Step], journal: &Journal, under_way: &[Action], signals: &S
         let action = match entry.state {
             // What is prepared here was released. What another life began may have landed: not even that is tried again.
             StepState::Running if signals.holds() => Action::Settle(id),
-            StepState::Running if !journal.announced.contains(&id) => {
+            StepState::Running if journal.unstored.contains(&id) => {
                 unannounced = true;
                 continue;
             }
@@ -388,7 +379,7 @@ fn put_back(steps: &[Step], journal: &Journal, busy: &BTreeSet<&str>, signals: &
         let object = |id: &str| steps.iter().find(|step| step.id == id)?.operation.target().ok().flatten();
         let target = object(&entry.id);
         let same = |id: &String| target.is_some() && object(id) == target;
-        let announce = !journal.announced.contains(&entry.id) || journal.unstored.iter().any(same);
+        let announce = journal.unstored.contains(&entry.id) || journal.unstored.iter().any(same);
         let begin = if announce { Vec::new() } else { vec![Action::Undo(entry.id.clone())] };
         return Decision::Act { begin, announce };
     }

@@ -42,12 +42,6 @@ impl Action {
         }
     }
 
-    /// Whether the action writes to the target, so that its intent has to be stored before it begins.
-    #[must_use]
-    pub const fn changes_cluster(&self) -> bool {
-        matches!(self, Self::Mutate { .. } | Self::Undo(_))
-    }
-
     /// Whether what the action would find out is of no use any more, so that nobody need wait for it.
     ///
     /// Only actions that leave no trace can be left: a preparation that stores a snapshot is waited for.
