@@ -83,7 +83,11 @@ async fn counted(stage: &Stage, plan: &str, count: &str) -> ExecutionPlan {
         Some(status) if status.approval_count.as_deref() == Some(count) => Look::There,
         _ => Look::NotYet,
     };
-    stage.until(&format!("approved {count}"), plan, look).await
+    let plan = stage.until(&format!("approved {count}"), plan, look).await;
+    if plan.status.as_ref().unwrap().phase == Some(PlanPhase::AwaitingApproval) {
+        stage.admission_sees(&plan).await;
+    }
+    plan
 }
 
 /// Waits until a plan says something.

@@ -1,10 +1,12 @@
 //! The stage of one scenario: a namespace of its own, the people in it, and waiting for what happens there.
 
 use countersign::api::{
-    AgentCommand, AgentCommandSpec, CommandPhase, ConditionType, ExecutionPlan, PlanPhase, condition_is_true,
+    AgentCommand, AgentCommandSpec, CommandPhase, ConditionType, Decision, ExecutionPlan, PlanApproval,
+    PlanApprovalSpec, PlanPhase, Requester, condition_is_true,
 };
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::watch_object;
@@ -304,7 +306,34 @@ impl Stage {
     /// The plan of a command that waits for approval.
     pub async fn awaiting(&self, command: &str) -> ExecutionPlan {
         let command = self.command(command, CommandPhase::AwaitingApproval).await;
-        self.plan(&command.status.unwrap().plan.unwrap().name, PlanPhase::AwaitingApproval).await
+        let plan = self.plan(&command.status.unwrap().plan.unwrap().name, PlanPhase::AwaitingApproval).await;
+        self.admission_sees(&plan).await;
+        plan
+    }
+
+    /// Waits until the API server judges approvals by what the plan says now: its view of plans is a moment behind what it
+    /// has stored, and until then it refuses every approval, or lets it pass unjudged.
+    pub async fn admission_sees(&self, plan: &ExecutionPlan) {
+        // Where nothing is stamped, whoever approves has to name themselves.
+        let reviews: Api<SelfSubjectReview> = Api::all(self.admin.clone());
+        let myself = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await.unwrap();
+        let user = myself.status.unwrap().user_info.unwrap();
+        let approver = Requester { username: user.username.unwrap(), groups: user.groups.unwrap_or_default() };
+        let spec = PlanApprovalSpec {
+            plan: plan.name_any(),
+            digest: format!("sha256:{}", "0".repeat(64)),
+            decision: Decision::Deny,
+            reason: None,
+            approver: Some(approver),
+        };
+        let approval = PlanApproval::new("admission-sees", spec);
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        let seen = format!("has digest {}", digest(plan));
+        self.eventually("the API server judges approvals of the plan", async || {
+            let judged = self.api::<PlanApproval>().create(&dry_run, &approval).await;
+            judged.is_err_and(|error| error.to_string().contains(&seen))
+        })
+        .await;
     }
 
     /// Waits until a plan is in that phase; any other end fails at once.

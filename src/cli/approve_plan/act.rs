@@ -12,8 +12,9 @@ use serde_json::json;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-/// How the admission policy says that it does not see a digest.
-const NO_DIGEST_YET: &str = "has no digest yet";
+/// How the API server says that it does not see the plan yet, or its digest. It judges by a view of its own, which is a
+/// moment behind what it has stored.
+const NOT_SEEN_YET: [&str; 2] = ["no params found for policy binding", "has no digest yet"];
 /// No pause is longer: what is not seen after as long again is not there.
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 const FIELD_MANAGER: &str = "kubectl-approve-plan";
@@ -119,19 +120,22 @@ pub async fn decide(
     report(session, &created, output.output, style, "is on record", assent.yes.then_some(same_as))
 }
 
-/// Creates an approval. The API server judges it by its own view of the plan, which may lack the digest for a moment after
-/// the operator wrote it.
+/// Creates an approval, as soon as the API server sees the plan that it is for.
 async fn record(session: &Session, by_us: &PostParams, approval: &PlanApproval) -> Result<PlanApproval, kube::Error> {
     let mut pause = Duration::from_millis(100);
     loop {
         match session.approvals().create(by_us, approval).await {
-            Err(kube::Error::Api(status)) if status.message.contains(NO_DIGEST_YET) && pause < LAST_PAUSE => {
+            Err(kube::Error::Api(status)) if is_not_seen_yet(&status.message) && pause < LAST_PAUSE => {
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
             done => return done,
         }
     }
+}
+
+fn is_not_seen_yet(message: &str) -> bool {
+    NOT_SEEN_YET.iter().any(|words| message.contains(words))
 }
 
 /// Deletes the caller's own words on a plan that has not started.
