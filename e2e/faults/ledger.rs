@@ -116,6 +116,9 @@ impl Table {
         line.not_terminal += usize::from(!terminal);
         line.illegal += usize::from(!legal);
         line.took.push(end.took);
+        if judgement.is_fine() && !as_planned {
+            println!("{fault}, namespace {}: ended {:?}: {}", run.namespace, end.phase, end.message);
+        }
         if !judgement.is_fine() {
             let bad = format!(
                 "{fault}, namespace {}: {judgement:?}, ended {:?}: {}\n    before {:?}\n    now    {:?}\n    writes {writes:?}",
@@ -125,6 +128,14 @@ impl Table {
             println!("{bad}");
             self.bad.push(bad);
         }
+    }
+
+    /// Prints the table, and fails unless everything ended as it does when nothing is in its way.
+    pub fn conclude_as_planned(&self) {
+        self.conclude();
+        let others: Vec<_> =
+            self.lines.iter().filter(|(_, line)| line.as_planned < line.runs).map(|(key, _)| key).collect();
+        assert!(others.is_empty(), "did not end as planned: {others:?}");
     }
 
     /// Prints the table, and fails if anything was lost, doubled, without end or illegal.

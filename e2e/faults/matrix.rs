@@ -131,6 +131,23 @@ async fn one_call_in_five_goes_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_write_is_sent_twice_and_the_second_answer_arrives() {
+    let ground = Ground::prepare("twice", 0).await;
+    let mut table = Table::default();
+    // Who deleted an object is on record nowhere: a deletion that was sent twice counts as somebody else's, and is not put
+    // back.
+    let scenarios: Vec<Scenario> = Scenario::ALL.into_iter().filter(|one| *one != Scenario::FailingVerify).collect();
+    let mut runs = set_up(&ground.cluster.0, "twice", &scenarios).await;
+    ground.proxy.set_repeats(true);
+    ground.round(&mut table, "every write twice", &mut runs, std::future::ready(())).await;
+    ground.proxy.set_repeats(false);
+    println!("{}", ground.proxy.tally());
+    assert_eq!(ground.proxy.doubled(), Vec::<String>::new(), "repeated requests changed something twice");
+    table.conclude_as_planned();
+    assert!(ground.proxy.faults()[&Fault::Repeated] > 50, "few writes: {}", ground.proxy.tally());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_control_plane_is_killed() {
     let ground = Ground::prepare("plane", 0).await;
     let mut table = Table::default();

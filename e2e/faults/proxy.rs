@@ -99,6 +99,8 @@ type Act = Arc<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync
 #[derive(Default)]
 struct State {
     rate: f64,
+    /// Every write is sent twice, and the second answer is the one that arrives.
+    repeats: bool,
     /// Nothing gets through, not even what is under way.
     cut: bool,
     calls: u64,
@@ -159,6 +161,11 @@ impl Proxy {
     /// The part of all calls that something happens to, from 0 to 1.
     pub fn set_rate(&self, rate: f64) {
         self.inner.state.lock().unwrap().rate = rate;
+    }
+
+    /// Whether every write is sent twice from now on, with the second answer given.
+    pub fn set_repeats(&self, repeats: bool) {
+        self.inner.state.lock().unwrap().repeats = repeats;
     }
 
     /// What happens to watches from now on.
@@ -320,7 +327,15 @@ impl Inner {
     /// What happens to a call.
     fn fate(&self, call: &Call, met: u64) -> Option<Fault> {
         let roll = f64::from(u32::try_from(met >> 32).unwrap()) / f64::from(u32::MAX);
-        if roll >= self.state.lock().unwrap().rate {
+        let (rate, repeats) = {
+            let state = self.state.lock().unwrap();
+            (state.rate, state.repeats)
+        };
+        if repeats && is_write(call) {
+            *self.state.lock().unwrap().faults.entry(Fault::Repeated).or_insert(0) += 1;
+            return Some(Fault::Repeated);
+        }
+        if roll >= rate {
             return None;
         }
         let choice = met & 0xffff_ffff;
@@ -419,7 +434,8 @@ impl Inner {
         if is_effect && version(&first).is_some() && version(&second).is_some() && version(&first) != version(&second) {
             self.state.lock().unwrap().doubled.push(call.target.clone());
         }
-        let (parts, body) = if self.hash(call, u32::MAX).is_multiple_of(2) { first } else { second };
+        let first_arrives = !self.state.lock().unwrap().repeats && self.hash(call, u32::MAX).is_multiple_of(2);
+        let (parts, body) = if first_arrives { first } else { second };
         Ok(Response::from_parts(parts, Body::from(body)))
     }
 }

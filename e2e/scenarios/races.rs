@@ -1,7 +1,7 @@
 //! A second writer, between the snapshot and the mutation, and at any other time.
 
 use crate::handmade::{approved, delete, merge, put_back, step, target, undo_message, write};
-use crate::stage::{Cluster, Look, OwnCluster, Stage};
+use crate::stage::{Cluster, Look, OwnCluster, Stage, workload};
 use countersign::api::{ConditionType, ExecutionPlan, PlanPhase, StepState, condition_is_true};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -148,6 +148,25 @@ async fn a_second_writer_between_snapshot_and_mutation_is_never_overwritten() {
 }
 
 #[tokio::test]
+async fn of_two_plans_that_do_the_same_only_one_did_it() {
+    let arena = Arena::set("twins").await;
+    let stage = &arena.stage;
+    stage.apply(&[configmap("there")]);
+    let mut made = configmap("made");
+    made["metadata"]["namespace"] = json!(stage.name);
+    for (name, operation) in [("set", arena.set_both("there")), ("made", json!({ "apply": { "manifest": made } }))] {
+        let [first, second] = ["first", "second"].map(|which| format!("{name}-{which}"));
+        let first = arena.begun(&first, operation.clone()).await;
+        let second = arena.begun(&second, operation).await;
+        arena.go(&first, "before-mutation");
+        stage.plan(&first.name_any(), PlanPhase::Succeeded).await;
+        arena.go(&second, "before-mutation");
+        let ended = stage.plan(&second.name_any(), PlanPhase::Drifted).await;
+        assert!(message(&ended).contains("by somebody else"), "{}", message(&ended));
+    }
+}
+
+#[tokio::test]
 async fn a_second_writer_before_an_undo_is_never_overwritten() {
     let arena = Arena::set("undos").await;
     let stage = &arena.stage;
@@ -280,4 +299,31 @@ async fn who_deleted_what_went_while_the_operator_was_away_is_said_to_be_unknown
     let back = put_back(&stage, "lost", PlanPhase::RolledBack).await;
     assert!(undo_message(&back, "s").ends_with("not known who deleted it"), "{}", undo_message(&back, "s"));
     assert_eq!(stage.field("configmap/lost", "{.data.ours}"), "1");
+}
+
+#[tokio::test]
+async fn what_somebody_else_set_to_the_same_while_the_operator_was_away_is_not_taken_for_ours() {
+    let cluster = Cluster::start("equals");
+    let stage = Stage::on(cluster.0.clone(), None).await;
+    stage.apply(&[configmap("set"), workload("Deployment", "scaled", "nginx:1.27", 2)]);
+    let control = |args: &[&str]| cluster.0.control(args);
+    let set = merge(&target(&stage, "v1", "ConfigMap/set"), json!({ "data": { "ours": "2" } }));
+    let mut scaled = merge(&target(&stage, "apps/v1", "Deployment/scaled"), json!({ "spec": { "replicas": 3 } }));
+    scaled["patch"]["subresource"] = json!("scale");
+    let by_hand: [(&str, Value, &[&str]); 2] = [
+        ("set", set, &["patch", "configmap", "set", "--type=merge", "-p", r#"{"data":{"ours":"2"}}"#]),
+        ("scaled", scaled, &["scale", "deployment", "scaled", "--replicas=3"]),
+    ];
+    for (name, operation, by_somebody_else) in by_hand {
+        control(&["operator", "restart", "--env", "COUNTERSIGN_CRASH_AT=before-mutation"]).unwrap();
+        write(&stage, name, vec![step("s", operation, json!({}))], json!({}));
+        approved(&stage, name).await;
+        stage.eventually("dead before the mutation", async || control(&["operator", "pid"]).is_err()).await;
+        stage.kubectl("admin", by_somebody_else, None).unwrap();
+        control(&["operator", "restart", "--env", "COUNTERSIGN_CRASH_AT="]).unwrap();
+        let ended = stage.plan(name, PlanPhase::Drifted).await;
+        assert!(message(&ended).contains("was changed by somebody else"), "{}", message(&ended));
+    }
+    assert_eq!(stage.field("configmap/set", "{.data.ours}"), "2");
+    assert_eq!(stage.field("deployment/scaled", "{.spec.replicas}"), "3");
 }

@@ -248,6 +248,12 @@ impl Operation {
         }
     }
 
+    /// Whether the object goes by it: a deletion or an eviction.
+    #[must_use]
+    pub const fn removes(&self) -> bool {
+        self.delete.is_some() || self.evict.is_some()
+    }
+
     /// The object that the operation is about; `None` for queries.
     ///
     /// # Errors

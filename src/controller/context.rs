@@ -10,7 +10,7 @@ use super::provider::Providers;
 use super::queue::Trigger;
 use crate::api::{AgentCommand, ExecutionPlan, ModelProvider};
 use crate::cluster::{Cluster, ClusterError, Prometheus};
-use crate::execute::{Signals, SnapshotError, SnapshotStore};
+use crate::execute::{Signals, SnapshotError, SnapshotStore, Writers};
 use crate::plan::{Namespace, PlanError};
 use crate::telemetry::Metrics;
 use kube::api::ObjectMeta;
@@ -31,6 +31,8 @@ pub(super) struct Context {
     /// The operator's own namespace.
     pub namespace: String,
     pub snapshots: SnapshotStore,
+    /// Which plan wrote which object lately.
+    pub writers: Writers,
     pub recorder: Recorder,
     pub metrics: Metrics,
     pub providers: Providers,

@@ -298,6 +298,7 @@ async fn drive(
         Fence::new(move || leadership.holds()),
         !by_hand,
     )
+    .beside(context.writers.clone())
     .asking(context.prometheus.clone())
     .knowing(judged);
     let (sender, receiver) = mpsc::unbounded_channel();

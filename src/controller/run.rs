@@ -15,7 +15,7 @@ use crate::api::{
     UndoState,
 };
 use crate::cluster::{Cluster, ClusterError, Prometheus, WATCH_PAUSE, watch_backoff};
-use crate::execute::SnapshotStore;
+use crate::execute::{SnapshotStore, Writers};
 use crate::telemetry::server::{self, Served, ServerError};
 use crate::telemetry::{Health, Metrics};
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -95,6 +95,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let (wake_plan, woken_plans) = queue::trigger::<ExecutionPlan>();
     let context = Arc::new(Context {
         snapshots: SnapshotStore::new(client.clone(), &options.namespace),
+        writers: Writers::default(),
         recorder: Recorder::new(client.clone(), reporter),
         cluster,
         client: client.clone(),

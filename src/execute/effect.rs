@@ -1,11 +1,12 @@
 use super::condition::{check_syntax, when_holds};
-use super::evidence::{Found, GONE_UNKNOWN, difference, found, moved, moved_since};
+use super::evidence::{Found, GONE_UNKNOWN, difference, moved, moved_since};
 use super::fence::Fence;
 use super::journal::{Action, Observation, is_done_once_stored};
 use super::snapshot::{Snapshot, SnapshotError, SnapshotStore};
+use super::writers::Writers;
 use crate::api::{
-    FieldChange, MAX_STEP_MESSAGE, ObjectRef, OperationKind, ResourceId, Step, StepStatus, Verify, VerifyKind,
-    shortened,
+    FieldChange, MAX_STEP_MESSAGE, ObjectRef, Operation, OperationKind, ResourceId, Step, StepStatus, Verify,
+    VerifyKind, shortened,
 };
 use crate::cluster::{
     Access, Catalog, Cluster, ClusterError, Prometheus, Readiness, ResourceKind, WriteOptions, diff, readiness, redact,
@@ -30,9 +31,10 @@ pub struct Effects {
     pub(super) cluster: Cluster,
     pub(super) access: Access,
     pub(super) snapshots: SnapshotStore,
-    pub(super) plan_uid: String,
+    pub(super) plan_uid: Arc<str>,
     pub(super) watching: Option<Watching>,
     pub(super) fence: Fence,
+    pub(super) writers: Writers,
     trusts_diffs: bool,
     /// What the steps would have done when the plan was judged, a moment ago.
     judged: Option<Arc<Reassessment>>,
@@ -114,13 +116,21 @@ impl Effects {
         fence: Fence,
         trusts_diffs: bool,
     ) -> Self {
-        Self { cluster, access, snapshots, plan_uid, watching, fence, trusts_diffs, judged: None, prometheus: None }
+        let plan_uid = plan_uid.into();
+        let (writers, judged, prometheus) = (Writers::default(), None, None);
+        Self { cluster, access, snapshots, plan_uid, watching, fence, writers, trusts_diffs, judged, prometheus }
     }
 
     /// The same effects, held to what the steps would have done when the plan was judged.
     #[must_use]
     pub fn knowing(self, judged: Option<Arc<Reassessment>>) -> Self {
         Self { judged, ..self }
+    }
+
+    /// The same effects, beside those of other plans that write under the same name.
+    #[must_use]
+    pub fn beside(self, writers: Writers) -> Self {
+        Self { writers, ..self }
     }
 
     /// The same effects, with a Prometheus to ask about the metrics that steps promise.
@@ -293,7 +303,8 @@ impl Effects {
                 }
                 Ok(Tried::Needless(message)) => return Observation::Skipped { step: id, message },
                 Err(error) => {
-                    // What was sent after a look that found nothing, and was refused, has not landed.
+                    // What was sent after a look that found nothing, and was refused, has not landed, unless something on
+                    // the way sent it twice: `find` tells by whose name the fields bear.
                     attempt.open = if attempts > sent { error.leaves_open() } else { attempt.open };
                     match error {
                         EffectError::Cluster(error) if moved_under_us(&error, entry) && conflicts < MAX_CONFLICTS => {
@@ -318,18 +329,17 @@ impl Effects {
     async fn try_mutation(&self, step: &Step, entry: &StepStatus, attempt: &mut Attempt) -> Result<Tried, EffectError> {
         let subject = self.subject(step, entry.clone()).await?;
         // What goes is told by its identity: a status that keeps moving must not keep it from going.
-        let goes = step.operation.delete.is_some() || step.operation.evict.is_some();
+        let goes = step.operation.removes();
         if attempt.look_first {
             let live = self.live(&subject).await?;
             let changes = self.snapshot_of(entry).await?.changes;
-            if attempt.open {
-                match found(&subject, &changes, live.as_ref()) {
-                    Found::Landed(result) => return Ok(Tried::Landed(result)),
-                    Found::InPart(message) => return Ok(Tried::Unsettled(message)),
-                    Found::Nothing => {}
+            match self.find(&subject, &changes, live.as_ref(), attempt.open).await? {
+                Found::Landed(result) => return Ok(Tried::Landed(result)),
+                Found::InPart(message) => return Ok(Tried::Unsettled(message)),
+                Found::Nothing if goes && live.is_none() => {
+                    return Ok(Tried::Needless(format!("somebody else deleted {} meanwhile", subject.target)));
                 }
-            } else if goes && live.is_none() {
-                return Ok(Tried::Needless(format!("somebody else deleted {} meanwhile", subject.target)));
+                Found::Nothing => {}
             }
             if let Some(moved) = moved_since(&subject, &changes, live.as_ref()) {
                 return Ok(Tried::Moved(moved));
@@ -344,8 +354,7 @@ impl Effects {
             resource_version: attempt.version.clone().filter(|_| !goes),
             absent: entry.before.is_none() && step.operation.apply.is_some(),
         };
-        self.fence.pass().await;
-        let object = self.access.perform(&subject.catalog, &step.operation, &options).await?;
+        let object = self.write(&subject, &step.operation, &options).await?;
         let result = ResourceId::of(&object);
         // A deletion answers with a Status that has no identity of its own.
         let result = if result.uid.is_some() { result } else { entry.before.clone().unwrap_or_default() };
@@ -360,7 +369,7 @@ impl Effects {
             let subject = self.subject(step, entry.clone()).await?;
             let live = self.live(&subject).await?;
             let changes = self.snapshot_of(entry).await?.changes;
-            Ok(found(&subject, &changes, live.as_ref()))
+            self.find(&subject, &changes, live.as_ref(), true).await
         });
         match looked.await {
             Ok(Found::Landed(result)) => landed_as(step, result, attempts),
@@ -375,6 +384,18 @@ impl Effects {
                 Observation::Unsettled { step: id, message, attempts }
             }
         }
+    }
+
+    /// Every write to a target goes this way.
+    pub(super) async fn write(
+        &self,
+        subject: &Subject<'_>,
+        operation: &Operation,
+        options: &WriteOptions,
+    ) -> Result<Value, ClusterError> {
+        self.fence.pass().await;
+        self.writers.note(&subject.target, &self.plan_uid);
+        self.access.perform(&subject.catalog, operation, options).await
     }
 
     pub(super) async fn snapshot_of(&self, entry: &StepStatus) -> Result<Snapshot, EffectError> {
@@ -431,8 +452,7 @@ impl Effects {
 
     /// What is waited for where a step does not say.
     pub(super) fn own_verification(step: &Step) -> Verify {
-        let gone = step.operation.delete.is_some() || step.operation.evict.is_some();
-        Verify { kind: if gone { VerifyKind::Absent } else { VerifyKind::Ready }, expression: None }
+        Verify { kind: if step.operation.removes() { VerifyKind::Absent } else { VerifyKind::Ready }, expression: None }
     }
 }
 
@@ -465,8 +485,7 @@ fn moved_under_us(error: &ClusterError, entry: &StepStatus) -> bool {
 }
 
 fn landed_as(step: &Step, result: ResourceId, attempts: u32) -> Observation {
-    let goes = step.operation.delete.is_some() || step.operation.evict.is_some();
-    let note = (goes && result.uid.is_none()).then(|| GONE_UNKNOWN.to_owned());
+    let note = (step.operation.removes() && result.uid.is_none()).then(|| GONE_UNKNOWN.to_owned());
     Observation::Mutated { step: step.id.clone(), result, attempts, note, verified: None }
 }
 
@@ -546,7 +565,7 @@ impl Backoff {
 mod tests {
     use super::super::fixtures::{step, target};
     use super::*;
-    use crate::api::{Operation, Retry};
+    use crate::api::Retry;
 
     #[test]
     fn what_cannot_be_checked_afterwards_is_not_begun() {

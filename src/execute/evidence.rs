@@ -1,8 +1,8 @@
 //! What the live object tells: whether the plan still fits it, and what of a mutation is there.
 
-use super::effect::Subject;
+use super::effect::{EffectError, Effects, Subject};
 use crate::api::{FIELD_MANAGER, FieldChange, Operation, Precondition, ResourceId, Step};
-use crate::cluster::{drift, landed};
+use crate::cluster::{ClusterError, SetBy, drift, landed, set_by};
 use serde_json::Value;
 
 /// What of a mutation that the journal speaks of is there.
@@ -13,6 +13,58 @@ pub(super) enum Found {
     /// Some of it, and why not all.
     InPart(String),
     Nothing,
+}
+
+impl Effects {
+    /// What of the mutation is there that may have landed (`open`), or that was refused.
+    ///
+    /// Equal values alone do not tell whose they are. What another field manager set is not ours; what was refused is ours
+    /// where the fields bear our name and no other plan can have set them: then something on the way sent it twice. Who
+    /// deleted what, and who took a field away, is on record nowhere: that counts as ours where it may have landed.
+    pub(super) async fn find(
+        &self,
+        subject: &Subject<'_>,
+        changes: &[FieldChange],
+        live: Option<&Value>,
+        open: bool,
+    ) -> Result<Found, EffectError> {
+        let there = found(subject, changes, live);
+        let by = match live {
+            _ if there == Found::Nothing => return Ok(Found::Nothing),
+            Some(live) if !subject.step.operation.removes() => self.author(subject, changes, live).await?,
+            _ => SetBy::Unknown,
+        };
+        let is_ours = match by {
+            SetBy::Manager => open || self.writers.is_alone(&subject.target, &self.plan_uid),
+            SetBy::Another => false,
+            SetBy::Unknown => open,
+        };
+        Ok(if is_ours { there } else { Found::Nothing })
+    }
+
+    /// Who set the changed fields.
+    async fn author(
+        &self,
+        subject: &Subject<'_>,
+        changes: &[FieldChange],
+        live: &Value,
+    ) -> Result<SetBy, ClusterError> {
+        if subject.entry.before.is_none() {
+            // Of an object that was to be created it is enough that it bears our name.
+            return Ok(if is_ours(live) { SetBy::Manager } else { SetBy::Another });
+        }
+        let subresource = subject.subresource();
+        if live.pointer("/metadata/managedFields").is_some() {
+            return Ok(set_by(live, FIELD_MANAGER, subresource, changes));
+        }
+        // A scale shows nothing of the kind: it stands on the object itself.
+        match self.access.get(&subject.kind, &subject.target).await {
+            Ok(Some(whole)) => Ok(set_by(&whole, FIELD_MANAGER, subresource, changes)),
+            Ok(None) => Ok(SetBy::Unknown),
+            Err(error) if error.is_forbidden() => Ok(SetBy::Unknown),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Why the live object is not what the plan was made against; `None` when it is.
@@ -48,11 +100,10 @@ pub(super) fn found(subject: &Subject<'_>, changes: &[FieldChange], live: Option
     let before = subject.entry.before.as_ref();
     let operation: &Operation = &subject.step.operation;
     let Some(live) = live else {
-        let removes = operation.delete.is_some() || operation.evict.is_some();
-        return if removes { Found::Landed(ResourceId::default()) } else { Found::Nothing };
+        return if operation.removes() { Found::Landed(ResourceId::default()) } else { Found::Nothing };
     };
     let same = before.is_none_or(|before| before.uid.is_none() || before.uid == ResourceId::of(live).uid);
-    if operation.delete.is_some() || operation.evict.is_some() {
+    if operation.removes() {
         let gone = !same || live.pointer("/metadata/deletionTimestamp").is_some();
         return if gone { Found::Landed(ResourceId::default()) } else { Found::Nothing };
     }
@@ -98,7 +149,7 @@ pub(super) fn moved_since(subject: &Subject<'_>, changes: &[FieldChange], live: 
         (Some(before), Some(live)) if before.uid.is_some() && before.uid != ResourceId::of(live).uid => {
             Some(format!("{} was deleted and created again meanwhile", subject.target))
         }
-        (Some(_), Some(live)) if subject.step.operation.delete.is_none() && subject.step.operation.evict.is_none() => {
+        (Some(_), Some(live)) if !subject.step.operation.removes() => {
             // The path only: unlike the plan's own diff, these values may be secret.
             drift(changes, live)
                 .first()

@@ -19,6 +19,7 @@ mod snapshot;
 mod status;
 mod stop;
 mod undo;
+mod writers;
 
 pub use condition::{ExpressionError, object_satisfies, when_holds};
 pub(crate) use drive::finished;
@@ -28,3 +29,4 @@ pub use fence::Fence;
 pub use journal::{Outcome, Signals, can_be_put_back};
 pub use promql::check_promised_metrics;
 pub use snapshot::{Snapshot, SnapshotError, SnapshotStore};
+pub use writers::Writers;

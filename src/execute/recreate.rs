@@ -72,8 +72,7 @@ impl Effects {
         self.free_claim(target, &mut manifest, &mut notes).await?;
         let options = WriteOptions { absent: true, ..WriteOptions::default() };
         loop {
-            self.fence.pass().await;
-            match self.access.perform(&subject.catalog, &Operation::apply(manifest.clone()), &options).await {
+            match self.write(subject, &Operation::apply(manifest.clone()), &options).await {
                 Ok(_) => break,
                 Err(error) if error.is_conflict() => return Ok(Put::Again),
                 Err(error @ ClusterError::Invalid { .. }) => {

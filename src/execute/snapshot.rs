@@ -16,6 +16,8 @@ const PART: usize = 1_000_000;
 const MAX_PARTS: usize = 8;
 /// Annotation on the first part with the number of all.
 const PARTS_ANNOTATION: &str = "countersign.dev/parts";
+/// How often a snapshot of an earlier try is taken away before one is stored.
+const REPLACEMENTS: u32 = 3;
 /// Key of the compressed snapshot within the Secret.
 const KEY: &str = "snapshot.json.zst";
 
@@ -128,17 +130,23 @@ impl SnapshotStore {
         Ok(name)
     }
 
-    /// Creates the Secret. What an earlier try left goes first: as long as the step is prepared, nothing rests on it. Only that
+    /// Creates the Secret. One with the same content is the fruit of an earlier try, or of a request that something on the way
+    /// sent twice. What else an earlier try left goes first: as long as the step is prepared, nothing rests on it. Only that
     /// very one goes: a replica that was frozen here must not take away what another one stored since.
     async fn put(&self, secret: &Secret) -> Result<(), kube::Error> {
-        match self.secrets.create(&PostParams::default(), secret).await {
-            Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {}
-            done => return done.map(|_| ()),
-        }
-        if let Some(left) = self.secrets.get_metadata_opt(&secret.name_any()).await? {
+        let name = secret.name_any();
+        for _ in 0..REPLACEMENTS {
+            match self.secrets.create(&PostParams::default(), secret).await {
+                Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {}
+                done => return done.map(|_| ()),
+            }
+            let Some(left) = self.secrets.get_opt(&name).await? else { continue };
+            if left.data == secret.data && left.annotations() == secret.annotations() {
+                return Ok(());
+            }
             let this_one = Preconditions { uid: left.uid(), resource_version: None };
             let params = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
-            match self.secrets.delete(&secret.name_any(), &params).await {
+            match self.secrets.delete(&name, &params).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 done => drop(done?),
             }

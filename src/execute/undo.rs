@@ -73,8 +73,7 @@ impl Effects {
         }
         let options = WriteOptions { uid, ..WriteOptions::default() };
         let operation = Operation::delete(subject.target.clone());
-        self.fence.pass().await;
-        match self.access.perform(&subject.catalog, &operation, &options).await {
+        match self.write(subject, &operation, &options).await {
             Ok(_) => Ok(Put::Back(format!("deleted {}, which the step had created", subject.target))),
             Err(error) if error.is_not_found() => Ok(Put::Back(format!("{} is gone already", subject.target))),
             Err(error) if error.is_conflict() => {
@@ -103,8 +102,7 @@ impl Effects {
         let body = serde_json::to_value(&patch).unwrap_or_default();
         let operation = Operation::patch(subject.target.clone(), subject.subresource(), PatchType::Json, body);
         let options = WriteOptions { uid: now.uid, ..WriteOptions::default() };
-        self.fence.pass().await;
-        match self.access.perform(&subject.catalog, &operation, &options).await {
+        match self.write(subject, &operation, &options).await {
             Ok(_) => {
                 let paths: Vec<&str> = snapshot.changes.iter().map(|change| change.path.as_str()).collect();
                 Ok(Put::Back(format!("put {} of {} back{stays}", listed(&paths), subject.target)))

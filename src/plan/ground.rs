@@ -367,7 +367,7 @@ fn precondition(live: Option<&Value>, step: &Step) -> Precondition {
         uid: text("/metadata/uid"),
         resource_version: if redacted { text("/metadata/resourceVersion") } else { None },
         absent: live.is_none(),
-        diff_base: live.is_some() && step.operation.delete.is_none() && step.operation.evict.is_none(),
+        diff_base: live.is_some() && !step.operation.removes(),
     }
 }
 
