@@ -77,17 +77,22 @@ async fn ignored(stage: &Stage, plan: &str, approval: &str) -> String {
     record(stage, plan, approval, ApprovalVerdict::Ignored).await.message.unwrap_or_default()
 }
 
-/// Waits until so many of so many approvals count.
+/// Waits until so many of so many approvals count, and the API server judges the next one by that plan.
 async fn counted(stage: &Stage, plan: &str, count: &str) -> ExecutionPlan {
-    let look = |plan: &ExecutionPlan| match plan.status.as_ref() {
-        Some(status) if status.approval_count.as_deref() == Some(count) => Look::There,
-        _ => Look::NotYet,
-    };
-    let plan = stage.until(&format!("approved {count}"), plan, look).await;
+    let plan = counts(stage, plan, count).await;
     if plan.status.as_ref().unwrap().phase == Some(PlanPhase::AwaitingApproval) {
         stage.admission_sees(&plan).await;
     }
     plan
+}
+
+/// Waits until so many of so many approvals count.
+async fn counts(stage: &Stage, plan: &str, count: &str) -> ExecutionPlan {
+    let look = |plan: &ExecutionPlan| match plan.status.as_ref() {
+        Some(status) if status.approval_count.as_deref() == Some(count) => Look::There,
+        _ => Look::NotYet,
+    };
+    stage.until(&format!("approved {count}"), plan, look).await
 }
 
 /// Waits until a plan says something.
@@ -633,7 +638,7 @@ async fn without_admission() {
         .await;
     create(&stage, "admin", &[], &by("early", "bob", &right)).unwrap();
     create(&stage, "alice", &[], &by_hand("release", &stage.name)).unwrap();
-    counted(&stage, "release", "0/2").await;
+    counts(&stage, "release", "0/2").await;
     let robot = format!("system:serviceaccount:{}:robot", stage.name);
     let deployer = format!("system:serviceaccount:{}:deployer", stage.name);
     let attacks = [
@@ -660,7 +665,7 @@ async fn without_admission() {
     // The garbage collector removes what belongs to a plan that is gone; it may be quicker than the operator.
     create(&stage, "admin", &[], &replayed).unwrap();
     stage.gone("planapproval/replayed").await;
-    assert_eq!(counted(&stage, "release", "0/2").await.status.unwrap().phase, Some(PlanPhase::AwaitingApproval));
+    assert_eq!(counts(&stage, "release", "0/2").await.status.unwrap().phase, Some(PlanPhase::AwaitingApproval));
     // Two words that look right, of which one is by somebody without the verb: asked when the plan would begin.
     create(&stage, "admin", &[], &by("bob", "bob", &right)).unwrap();
     let mut unknown = by("mallory", "mallory", &right);
@@ -668,7 +673,7 @@ async fn without_admission() {
     create(&stage, "admin", &[], &unknown).unwrap();
     let said = ignored(&stage, "release", "mallory").await;
     assert!(said.contains("mallory may not approve executionplans.countersign.dev named release"), "{said}");
-    counted(&stage, "release", "1/2").await;
+    counts(&stage, "release", "1/2").await;
     unknown["metadata"]["name"] = json!("no");
     unknown["spec"]["decision"] = json!("Deny");
     create(&stage, "admin", &[], &unknown).unwrap();

@@ -1,6 +1,6 @@
 //! Judging a plan that has not begun: what it is, how risky it is today, what the policies say to it, and who said yes.
 
-use super::approvals::Given;
+use super::approvals::{Given, adopt};
 use super::context::{Context, Error, TRIED_AGAIN, while_doing};
 use super::namespaces::AsOf;
 use super::notice::notice;
@@ -333,6 +333,7 @@ impl<'a> Case<'a> {
         // A plan that this process made a moment ago, and that nobody had to approve, had its rights checked then.
         let asks = decides && approved && !(self.fresh && need == 0);
         let rights = async { if asks { rights_hold(plan, context).await } else { Ok(()) } };
+        let adoptions = given.adoptions(&judgement);
         let confirmed = async {
             if decides {
                 judgement = given.confirm(judgement, context).await?;
@@ -340,10 +341,10 @@ impl<'a> Case<'a> {
                     again = Action::requeue(RIGHTS_PAUSE);
                 }
             }
-            given.adopt(&judgement, context).await?;
             Ok::<_, Error>(judgement)
         };
-        let (judgement, rights) = tokio::join!(confirmed, rights);
+        let (judgement, adopted, rights) = tokio::join!(confirmed, adopt(adoptions, plan, context), rights);
+        adopted?;
         Ok((Count { judgement: judgement?, given, suspended, expires, again }, rights))
     }
 

@@ -101,10 +101,9 @@ impl Driver {
             self.status.started_at = Some(self.now());
         }
         journal.heed(&self.signals.borrow_and_update(), &under_way);
-        // Nothing begins on an outdated journal, not even a preparation, which replaces a snapshot: this write fails when
-        // what this driver was given is not what is stored.
-        self.store(&mut journal).await?;
-        let mut dirty = false;
+        // The first write takes the plan up, together with the first intents: it fails when what this driver was given is not
+        // what is stored. Until then it only looks, and stores snapshots that nothing rests on.
+        let mut dirty = true;
         let mut announcing: Option<Instant> = None;
         loop {
             let signals = self.signals.borrow_and_update().clone();

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// How often a status write that lost against an unrelated change of the object is repeated.
 const MAX_CONFLICTS: u32 = 20;
+/// What the API server takes to store a kilobyte of plan, roughly: the first write is thought to take as long.
+const PER_KILOBYTE: Duration = Duration::from_micros(500);
 /// Has the API server answer a write without the object, of which a plan has up to a megabyte.
 const ONLY_METADATA: HeaderValue =
     HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
@@ -32,13 +34,14 @@ pub(super) struct Record {
 impl Record {
     /// The record of `plan`, which has to be as it was read.
     pub fn new(client: Client, plan: &ExecutionPlan) -> Self {
+        let bytes = serde_json::to_vec(plan).map_or(0, |json| json.len());
         Self {
             plans: Api::namespaced(client.clone(), plan.namespace().as_deref().unwrap_or_default()),
             client,
             name: plan.name_any(),
             metadata: plan.metadata.clone(),
             stored: plan.status.as_ref().map_or(Value::Null, plain),
-            took: Duration::ZERO,
+            took: PER_KILOBYTE * u32::try_from(bytes / 1000).unwrap_or(u32::MAX),
         }
     }
 
@@ -47,7 +50,7 @@ impl Record {
         self.metadata.clone()
     }
 
-    /// How long the last write took.
+    /// How long the last write took; before there was one, how long it may take.
     pub const fn took(&self) -> Duration {
         self.took
     }

@@ -1,7 +1,7 @@
 use crate::api::FieldChange;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,8 +16,6 @@ const PART: usize = 1_000_000;
 const MAX_PARTS: usize = 8;
 /// Annotation on the first part with the number of all.
 const PARTS_ANNOTATION: &str = "countersign.dev/parts";
-/// How often a snapshot of an earlier try is taken away before one is stored.
-const REPLACEMENTS: u32 = 3;
 /// Key of the compressed snapshot within the Secret.
 const KEY: &str = "snapshot.json.zst";
 
@@ -92,10 +90,11 @@ impl SnapshotStore {
         Self { secrets: Api::namespaced(client, namespace) }
     }
 
-    /// The name of a step's snapshot: the same for every try, so that a repeated store replaces it.
+    /// A name for a snapshot of a step, another one at every try: whoever works from an outdated journal must not take away what
+    /// the journal rests on by now. Only the one that the journal names is ever read; the others go with the plan.
     #[must_use]
     pub fn name(plan_uid: &str, step: &str) -> String {
-        format!("snapshot-{plan_uid}-{step}")
+        format!("snapshot-{plan_uid}-{step}-{:08x}", rand::random::<u32>())
     }
 
     /// Stores a snapshot and gives its name.
@@ -130,28 +129,16 @@ impl SnapshotStore {
         Ok(name)
     }
 
-    /// Creates the Secret. One with the same content is the fruit of an earlier try, or of a request that something on the way
-    /// sent twice. What else an earlier try left goes first: as long as the step is prepared, nothing rests on it. Only that
-    /// very one goes: a replica that was frozen here must not take away what another one stored since.
+    /// Creates the Secret. One with the same content is what an earlier request made whose answer was lost, or one that
+    /// something on the way sent twice.
     async fn put(&self, secret: &Secret) -> Result<(), kube::Error> {
-        let name = secret.name_any();
-        for _ in 0..REPLACEMENTS {
-            match self.secrets.create(&PostParams::default(), secret).await {
-                Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => {}
-                done => return done.map(|_| ()),
-            }
-            let Some(left) = self.secrets.get_opt(&name).await? else { continue };
-            if left.data == secret.data && left.annotations() == secret.annotations() {
-                return Ok(());
-            }
-            let this_one = Preconditions { uid: left.uid(), resource_version: None };
-            let params = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
-            match self.secrets.delete(&name, &params).await {
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                done => drop(done?),
-            }
-        }
-        self.secrets.create(&PostParams::default(), secret).await.map(|_| ())
+        let taken = match self.secrets.create(&PostParams::default(), secret).await {
+            Err(kube::Error::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => status,
+            done => return done.map(|_| ()),
+        };
+        let there = self.secrets.get_opt(&secret.name_any()).await?;
+        let same = |there: &Secret| there.data == secret.data && there.annotations() == secret.annotations();
+        if there.as_ref().is_some_and(same) { Ok(()) } else { Err(kube::Error::Api(taken)) }
     }
 
     /// Reads a snapshot.

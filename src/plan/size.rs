@@ -112,7 +112,7 @@ fn longest_entry(step: &Step) -> StepStatus {
         applied_at: time.clone().filter(|_| writes),
         finished_at: time.clone(),
         message: message.clone(),
-        snapshot: writes.then(|| format!("snapshot-{}-{}", "x".repeat(UID), step.id)),
+        snapshot: writes.then(|| format!("snapshot-{}-{}-00000000", "x".repeat(UID), step.id)),
         before: writes.then(|| object.clone()),
         result: writes.then_some(object),
         undo: writes.then_some(UndoStatus {

@@ -10,13 +10,14 @@ use crate::cli::page::{Page, Style, Tone, plain, span};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How the API server says that it does not see the plan yet, or its digest. It judges by a view of its own, which is a
 /// moment behind what it has stored.
 const NOT_SEEN_YET: [&str; 2] = ["no params found for policy binding", "has no digest yet"];
-/// No pause is longer: what is not seen after as long again is not there.
-const LAST_PAUSE: Duration = Duration::from_secs(2);
+/// How long that is waited for. The plan was read with its digest, so that it can only be late.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const FIELD_MANAGER: &str = "kubectl-approve-plan";
 
 /// A request that the operator acts on, by annotation.
@@ -122,12 +123,13 @@ pub async fn decide(
 
 /// Creates an approval, as soon as the API server sees the plan that it is for.
 async fn record(session: &Session, by_us: &PostParams, approval: &PlanApproval) -> Result<PlanApproval, kube::Error> {
+    let begun = Instant::now();
     let mut pause = Duration::from_millis(100);
     loop {
         match session.approvals().create(by_us, approval).await {
-            Err(kube::Error::Api(status)) if is_not_seen_yet(&status.message) && pause < LAST_PAUSE => {
+            Err(kube::Error::Api(status)) if is_not_seen_yet(&status.message) && begun.elapsed() < PATIENCE => {
                 tokio::time::sleep(pause).await;
-                pause *= 2;
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
             done => return done,
         }

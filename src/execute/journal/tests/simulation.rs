@@ -105,6 +105,9 @@ pub(super) struct Simulation {
     choices: Choices,
     /// What is stored: it outlives the operator, as the cluster does.
     pub status: ExecutionPlanStatus,
+    /// What was stored before that, and whether the operator works from it.
+    previous: ExecutionPlanStatus,
+    outdated: bool,
     snapshots: BTreeSet<String>,
     pub landed: Vec<String>,
     pub undone: Vec<String>,
@@ -147,6 +150,8 @@ impl Simulation {
             weather,
             choices,
             status: ExecutionPlanStatus::default(),
+            previous: ExecutionPlanStatus::default(),
+            outdated: false,
             snapshots: BTreeSet::new(),
             landed: Vec::new(),
             undone: Vec::new(),
@@ -194,11 +199,12 @@ impl Simulation {
 
     /// One life of the operator: what `Driver::run` does.
     fn live(&mut self) -> Result<Outcome, Crash> {
-        let mut journal = Journal::new(&self.steps, &self.status);
+        self.outdated = self.weather.crashes && self.previous != self.status && self.choices.take() >= 200;
+        let known = if self.outdated { &self.previous } else { &self.status };
+        let mut journal = Journal::new(&self.steps, known);
         let mut under_way: Vec<Begun> = Vec::new();
         journal.heed(&self.signals, &[]);
-        self.store(&mut journal, None)?;
-        let mut dirty = false;
+        let mut dirty = true;
         for _ in 0..20_000 {
             let signals = self.signals.clone();
             dirty |= journal.heed(&signals, &actions(&under_way));
@@ -277,6 +283,11 @@ impl Simulation {
     }
 
     fn store(&mut self, journal: &mut Journal, outcome: Option<&Outcome>) -> Result<(), Crash> {
+        if self.outdated {
+            self.log.push("  overtaken".to_owned());
+            return Err(Crash);
+        }
+        self.previous.clone_from(&self.status);
         settle_status(&mut self.status, &self.plan, journal, outcome, &Time(Timestamp::UNIX_EPOCH));
         journal.stored();
         self.log.push("  stored".to_owned());
@@ -333,6 +344,9 @@ impl Simulation {
         let stored = self.status.steps.iter().find(|entry| entry.id == step).cloned().unwrap_or_default();
         let result = ResourceId { uid: Some(step.clone()), resource_version: None };
         let message = format!("{fate:?}");
+        if self.outdated {
+            return Ok(self.look_from_the_past(action));
+        }
         let there = self.landed.contains(&step);
         let unknown = matches!(fate, Fate::LandedUnknown | Fate::NotLandedUnknown);
         let observation = match action {
@@ -392,6 +406,21 @@ impl Simulation {
         };
         self.passes()?;
         Ok(observation)
+    }
+
+    /// Whoever works from an outdated journal only looks, and finds the cluster moved.
+    fn look_from_the_past(&self, action: &Action) -> Observation {
+        let step = action.step().to_owned();
+        let message = "moved".to_owned();
+        match action {
+            Action::Mutate { .. } | Action::Undo(_) => panic!("{action:?} began from an outdated journal"),
+            Action::Prepare(_) if self.landed.contains(&step) => Observation::Refused { step, message, drifted: true },
+            Action::Prepare(_) => Observation::Prepared { step, snapshot: Some("unread".to_owned()), before: None },
+            Action::Settle(_) => Observation::Released { step },
+            Action::Verify(_) => Observation::VerifyFailed { step, message },
+            Action::BeginUndo(_) => Observation::UndoBegun { step },
+            Action::Observe => Observation::Observed { degraded: Some(message), rolls_back: true },
+        }
     }
 
     fn put_back(&mut self, step: String) -> Observation {

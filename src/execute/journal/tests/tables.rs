@@ -44,7 +44,6 @@ fn a_step_that_does_not_get_ready_takes_those_before_it_back() {
 fn the_whole_way_of_two_steps_of_which_the_second_fails() {
     let simulation = ended(chain(&[Fate::Fine, Fate::NeverReady]));
     insta::assert_snapshot!(simulation.log.join("\n"), @r#"
-      stored
     Prepare("s1")
       Prepared s1
       stored
@@ -166,7 +165,6 @@ fn the_operator_stops_after_every_write_and_effect() {
         assert_eq!((simulation.landed.len(), simulation.undone.len()), (2, 2));
     }
     insta::assert_snapshot!(lines.join("\n"), @r#"
-    stopped after stored: Prepare("s1"), Mutate { step: "s1", recovering: false }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
     stopped after Prepare("s1"): Prepare("s1"), Mutate { step: "s1", recovering: false }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
     stopped after stored: Mutate { step: "s1", recovering: true }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
     stopped after Mutate { step: "s1", recovering: false }: Mutate { step: "s1", recovering: true }, Verify("s1"), Prepare("s2"), Mutate { step: "s2", recovering: false }, Verify("s2"), BeginUndo("s2"), BeginUndo("s1"), Undo("s2"), Undo("s1")
