@@ -7,7 +7,7 @@ use super::recheck::stored_command;
 use super::run::key;
 use crate::api::{
     AgentCommand, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanPhase, REQUEST_ANNOTATION,
-    SNAPSHOT_FINALIZER, is_asked_back,
+    SNAPSHOT_FINALIZER, Step, is_asked_back,
 };
 use crate::approval::ApprovedPlan;
 use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching, can_be_put_back};
@@ -18,6 +18,7 @@ use kube::ResourceExt;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use serde_json::json;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -318,10 +319,11 @@ const MAX_EVENTS: u32 = 25;
 /// Publishes what happens to the steps, as events, metrics and audit lines.
 async fn tell(context: Arc<Context>, plan: ExecutionPlan, mut events: mpsc::UnboundedReceiver<StepEvent>) {
     let mut published = 0;
+    let steps: HashMap<&str, &Step> = plan.spec.steps.iter().map(|step| (step.id.as_str(), step)).collect();
     while let Some(StepEvent { step, reason, message, warning }) = events.recv().await {
-        let title = plan.spec.steps.iter().find(|known| known.id == step);
-        let name = title.map_or_else(String::new, |known| format!("{} ({step}): ", known.title));
-        let operation = title.and_then(|known| known.operation.kind().ok());
+        let known = steps.get(step.as_str());
+        let name = known.map_or_else(String::new, |known| format!("{} ({step}): ", known.title));
+        let operation = known.and_then(|known| known.operation.kind().ok());
         if let Some(operation) = operation {
             super::run::count_step(&context.metrics, operation, reason);
         }
@@ -334,7 +336,7 @@ async fn tell(context: Arc<Context>, plan: ExecutionPlan, mut events: mpsc::Unbo
         if let Some(action) = action {
             let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
             let account = format!("system:serviceaccount:{}:{account}", plan.namespace().unwrap_or_default());
-            let target = title.and_then(|known| known.operation.target().ok().flatten());
+            let target = known.and_then(|known| known.operation.target().ok().flatten());
             let target = target.map(|target| target.to_string()).unwrap_or_default();
             let decision = if action == AuditAction::Failed { format!("{reason}: {target}") } else { target };
             audit::record(AuditEvent { decision: &decision, ..about(&plan, action, &account) });

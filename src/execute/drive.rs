@@ -189,8 +189,8 @@ impl Driver {
 
     /// What is left of the plan's time, as long as it has to hurry.
     fn time_left(&self, journal: &Journal) -> Option<Duration> {
-        let (done, all) = journal.progress();
         let allowed = Duration::from(self.plan.spec.timeout?);
+        let (done, all) = journal.progress();
         let begun = self.status.started_at.as_ref().filter(|_| done < all && journal.rollback_reason.is_none())?;
         let gone = Duration::try_from(self.now().0.duration_since(begun.0)).unwrap_or_default();
         Some(allowed.saturating_sub(gone))

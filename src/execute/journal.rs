@@ -15,7 +15,10 @@ use crate::api::{
 };
 use crate::cluster::is_ready_once_stored;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
 /// The journal with what is needed to read it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Journal {
@@ -30,9 +33,30 @@ pub struct Journal {
     /// Whether the plan's time was over, and that is why it ends.
     pub timed_out: bool,
     /// The steps that this very process prepared: as long as it does not carry them out, their mutation was never sent.
-    pub prepared_here: BTreeSet<String>,
+    pub prepared_here: HashSet<String>,
     /// The steps whose entry changed since the journal was stored; all of them before it is for the first time.
-    pub unstored: BTreeSet<String>,
+    pub unstored: HashSet<String>,
+    outline: Arc<Outline>,
+}
+
+/// What of a plan's steps never changes, worked out once: the state machine is asked after every single effect.
+#[derive(Debug, Default, PartialEq)]
+struct Outline {
+    /// Where each step stands in the plan.
+    positions: HashMap<String, usize>,
+    /// The positions so that each step comes after those that it depends on.
+    order: Vec<usize>,
+    /// Whether each is done once it is carried out.
+    done_once_stored: Vec<bool>,
+}
+
+impl Outline {
+    fn of(steps: &[Step]) -> Self {
+        let positions: HashMap<String, usize> =
+            steps.iter().enumerate().map(|(position, step)| (step.id.clone(), position)).collect();
+        let order = order(steps).into_iter().filter_map(|id| positions.get(id).copied()).collect();
+        Self { order, done_once_stored: steps.iter().map(is_done_once_stored).collect(), positions }
+    }
 }
 
 impl Journal {
@@ -63,7 +87,8 @@ impl Journal {
         let timed_out = was_putting_back
             && status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.reason == TIMED_OUT);
         let unstored = entries.iter().map(|entry| entry.id.clone()).collect();
-        Self { entries, rollback_reason, drifted, timed_out, unstored, ..Self::default() }
+        let outline = Arc::new(Outline::of(steps));
+        Self { entries, rollback_reason, drifted, timed_out, unstored, outline, ..Self::default() }
     }
 
     /// Takes note that the journal as it is now is stored.
@@ -85,7 +110,7 @@ impl Journal {
         for action in left {
             let step = action.step().to_owned();
             let message = "stopped, because the time of the plan was over".to_owned();
-            if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == step) {
+            if let Some(entry) = self.entry_mut(&step) {
                 entry.note(&Observation::VerifyFailed { step, message }, now);
             }
         }
@@ -121,14 +146,18 @@ impl Journal {
     /// The entry of a step.
     #[must_use]
     pub fn entry(&self, step: &str) -> Option<&StepStatus> {
-        self.entries.iter().find(|entry| entry.id == step)
+        self.entries.get(*self.outline.positions.get(step)?)
+    }
+
+    fn entry_mut(&mut self, step: &str) -> Option<&mut StepStatus> {
+        self.entries.get_mut(*self.outline.positions.get(step)?)
     }
 
     /// The entries that `action` has to know: its own, and all of them only where it asks what came of other steps.
     #[must_use]
     pub fn entries_for(&self, action: &Action, steps: &[Step]) -> Vec<StepStatus> {
-        let conditional = |step: &Step| step.id == action.step() && step.when.is_some();
-        if *action == Action::Observe || steps.iter().any(conditional) {
+        let step = self.outline.positions.get(action.step()).and_then(|position| steps.get(*position));
+        if *action == Action::Observe || step.is_some_and(|step| step.when.is_some()) {
             return self.entries.clone();
         }
         self.entry(action.step()).cloned().into_iter().collect()
@@ -160,7 +189,7 @@ impl Journal {
             self.prepared_here.insert(step.clone());
         }
         self.unstored.insert(observation.step().to_owned());
-        let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == observation.step()) else { return };
+        let Some(entry) = self.entry_mut(observation.step()) else { return };
         entry.note(observation, now);
         if entry.state == StepState::Failed {
             let reason = failure(entry);
@@ -286,43 +315,45 @@ pub fn next(steps: &[Step], journal: &Journal, under_way: &[Action], signals: &S
     if putting_back {
         return put_back(steps, journal, &busy, signals, bounds);
     }
-    let state: BTreeMap<&str, StepState> =
-        journal.entries.iter().map(|entry| (entry.id.as_str(), entry.state)).collect();
-    let done = |id: &String| matches!(state.get(id.as_str()), Some(StepState::Completed | StepState::Skipped));
-    let mut begin = Vec::new();
     let mut room = bounds.parallel.saturating_sub(busy.len());
+    let mut begin = Vec::new();
     let mut unannounced = false;
     // What is journalled as begun goes on before anything new begins.
-    for entry in journal.entries.iter().filter(|entry| !busy.contains(entry.id.as_str())) {
-        let id = entry.id.clone();
-        let action = match entry.state {
-            // What is prepared here was released. What another life began may have landed: not even that is tried again.
-            StepState::Running if signals.holds() => Action::Settle(id),
-            StepState::Running if journal.unstored.contains(&id) => {
-                unannounced = true;
-                continue;
-            }
-            StepState::Running => {
-                let recovering = !journal.prepared_here.contains(&id);
-                Action::Mutate { step: id, recovering }
-            }
-            StepState::Applied => Action::Verify(id),
-            _ => continue,
-        };
-        if room > 0 {
-            begin.push(action);
-            room -= 1;
+    for entry in &journal.entries {
+        if room == 0 {
+            return Decision::Act { begin, announce: false };
         }
+        let id = &entry.id;
+        if !matches!(entry.state, StepState::Running | StepState::Applied) || busy.contains(id.as_str()) {
+            continue;
+        }
+        if entry.state == StepState::Running && !signals.holds() && journal.unstored.contains(id) {
+            unannounced = true;
+            continue;
+        }
+        begin.push(match entry.state {
+            StepState::Applied => Action::Verify(id.clone()),
+            // What is prepared here was released. What another life began may have landed: not even that is tried again.
+            _ if signals.holds() => Action::Settle(id.clone()),
+            _ => Action::Mutate { step: id.clone(), recovering: !journal.prepared_here.contains(id) },
+        });
+        room -= 1;
     }
+    let is_done = |state: StepState| matches!(state, StepState::Completed | StepState::Skipped);
     if !signals.holds() {
+        let done: LazyCell<HashSet<&str>, _> = LazyCell::new(|| {
+            journal.entries.iter().filter(|entry| is_done(entry.state)).map(|entry| entry.id.as_str()).collect()
+        });
         let begun =
             journal.entries.iter().filter(|entry| matches!(entry.state, StepState::Running | StepState::Applied));
         let preparing = under_way.iter().filter(|action| matches!(action, Action::Prepare(_)));
         let mut open = begun.count() + preparing.count();
-        for step in steps.iter().filter(|step| !busy.contains(step.id.as_str())) {
-            let limit = bounds.parallel + if is_done_once_stored(step) { bounds.ahead } else { 0 };
-            let pending = state.get(step.id.as_str()) == Some(&StepState::Pending);
-            if room > 0 && open < limit && pending && step.depends_on.iter().all(done) {
+        let pending = (steps.iter().zip(&journal.entries).zip(&journal.outline.done_once_stored))
+            .filter(|((_, entry), _)| entry.state == StepState::Pending);
+        for ((step, _), done_once_stored) in pending {
+            let limit = bounds.parallel + if *done_once_stored { bounds.ahead } else { 0 };
+            let may_begin = room > 0 && open < limit && !busy.contains(step.id.as_str());
+            if may_begin && step.depends_on.iter().all(|id| done.contains(id.as_str())) {
                 begin.push(Action::Prepare(step.id.clone()));
                 room -= 1;
                 open += 1;
@@ -332,7 +363,7 @@ pub fn next(steps: &[Step], journal: &Journal, under_way: &[Action], signals: &S
     if !begin.is_empty() || !under_way.is_empty() || unannounced {
         return Decision::Act { begin, announce: unannounced && room > 0 };
     }
-    let all_done = steps.iter().all(|step| done(&step.id));
+    let all_done = journal.entries.iter().all(|entry| is_done(entry.state));
     if all_done && bounds.observe && !journal.observed && !signals.cancel {
         return Decision::Act { begin: vec![Action::Observe], announce: false };
     }
@@ -362,11 +393,8 @@ fn put_back(steps: &[Step], journal: &Journal, busy: &BTreeSet<&str>, signals: &
         return Decision::Act { begin, announce: false };
     }
     // All intents at once: they share a write. What is announced and not done yet is put back after a crash, as it would be now.
-    let landed: Vec<&StepStatus> = order(steps)
-        .into_iter()
-        .rev()
-        .filter_map(|id| journal.entry(id).filter(|entry| entry.may_have_landed()))
-        .collect();
+    let entries = journal.outline.order.iter().rev().filter_map(|position| journal.entries.get(*position));
+    let landed: Vec<&StepStatus> = entries.filter(|entry| entry.may_have_landed()).collect();
     let open = landed.iter().filter(|entry| entry.undo.is_none());
     let begin: Vec<Action> = open.take(room).map(|entry| Action::BeginUndo(entry.id.clone())).collect();
     if !begin.is_empty() {
@@ -376,7 +404,9 @@ fn put_back(steps: &[Step], journal: &Journal, busy: &BTreeSet<&str>, signals: &
     // One after the other. What was put back on the same object is stored before: were it put back once more after a crash, it
     // would find the work of an earlier step undone, and take that for somebody else's.
     if let Some(entry) = landed.iter().find(is_open) {
-        let object = |id: &str| steps.iter().find(|step| step.id == id)?.operation.target().ok().flatten();
+        let object = |id: &str| {
+            steps.get(*journal.outline.positions.get(id)?).and_then(|step| step.operation.target().ok().flatten())
+        };
         let target = object(&entry.id);
         let same = |id: &String| target.is_some() && object(id) == target;
         let announce = journal.unstored.contains(&entry.id) || journal.unstored.iter().any(same);

@@ -6,7 +6,6 @@ use kube::{Client, ResourceExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::io::Write;
 
 /// Label on a snapshot with the uid of the plan that it belongs to.
 const PLAN_UID_LABEL: &str = "countersign.dev/plan-uid";
@@ -210,10 +209,10 @@ fn pack(name: &str, snapshot: &Snapshot) -> Result<Vec<u8>, SnapshotError> {
 
 /// With a checksum: parts of two tries do not make a snapshot.
 fn compress(json: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut encoder = zstd::Encoder::new(Vec::new(), 3)?;
-    encoder.include_checksum(true)?;
-    encoder.write_all(json)?;
-    encoder.finish()
+    // Knowing the size beforehand, it takes no more memory than that: most objects are small.
+    let mut compressor = zstd::bulk::Compressor::new(3)?;
+    compressor.include_checksum(true)?;
+    compressor.compress(json)
 }
 
 fn unpack(name: &str, data: &[u8]) -> Result<Snapshot, SnapshotError> {
