@@ -243,7 +243,9 @@ async fn a_definition_goes_under_a_plan(ground: &Ground) {
         let widget = json!({ "metadata": { "name": name }, "spec": { "size": 1 } });
         create(&ground.admin().await, Some("undefined"), "faults.example/v1", "Widget", widget).await;
     }
-    at_write(ground, &run, 5, |admin| {
+    let admin = ground.admin().await;
+    ground.proxy.trap("undefined", At::Patch("widgets", "one"), Side::After, move || {
+        let admin = admin.clone();
         async move {
             let definitions: Api<CustomResourceDefinition> = Api::all(admin);
             definitions.delete("widgets.faults.example", &DeleteParams::foreground()).await.unwrap();
@@ -254,8 +256,7 @@ async fn a_definition_goes_under_a_plan(ground: &Ground) {
             .await;
         }
         .boxed()
-    })
-    .await;
+    });
     run.plan(vec![
         json!({ "id": "a", "title": "a", "operation": widget_patch("undefined", "one") }),
         json!({ "id": "b", "title": "b", "dependsOn": ["a"], "operation": widget_patch("undefined", "two") }),

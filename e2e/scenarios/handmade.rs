@@ -1,8 +1,10 @@
 //! Plans written by hand, where a scenario needs exactly those steps.
 
-use crate::stage::{Look, Stage};
+use crate::stage::{Look, OPERATOR_NAMESPACE, Stage};
 use countersign::api::{ExecutionPlan, PlanPhase};
+use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
+use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 
 /// A step of one operation; what else it has is in `more`.
@@ -38,6 +40,13 @@ pub fn write(stage: &Stage, name: &str, steps: Vec<Value>, more: Value) {
     stage
         .kubectl("alice", &["create", "-f", "-"], Some(&plan.to_string()))
         .unwrap_or_else(|error| panic!("alice may not write plan {name}: {error}"));
+}
+
+/// How many Secrets the snapshots of a plan take.
+pub async fn snapshots(stage: &Stage, plan: &ExecutionPlan) -> usize {
+    let secrets: Api<Secret> = Api::namespaced(stage.admin.clone(), OPERATOR_NAMESPACE);
+    let label = format!("countersign.dev/plan-uid={}", plan.uid().unwrap());
+    secrets.list(&ListParams::default().labels(&label)).await.unwrap().items.len()
 }
 
 /// Bob and carol approve the plan as far as it needs it.

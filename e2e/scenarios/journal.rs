@@ -1,8 +1,10 @@
 //! An operator that is killed in the middle goes on where it was, and does nothing twice.
 
-use crate::stage::{Cluster, Look, Stage};
+use crate::handmade::{merge, snapshots, step, target, write};
+use crate::stage::{Cluster, Look, OPERATOR_NAMESPACE, Stage};
 use countersign::api::{CommandPhase, ExecutionPlan, PlanPhase, StepState};
 use kube::ResourceExt;
+use serde_json::json;
 
 /// Restarts the operator so that it dies at that point, asks for a release of `image`, and starts it again after its
 /// death. The plan is low risk, so that nothing but the operator is needed.
@@ -91,5 +93,33 @@ async fn an_operator_that_dies_while_it_puts_back_puts_back_once() {
             stage.kubectl("admin", &["delete", "plan", &plan.name_any()], None).unwrap();
         }
         stage.ready("checkout").await;
+    }
+}
+
+#[tokio::test]
+async fn snapshots_that_an_earlier_life_did_not_come_to_name_are_removed() {
+    let (_cluster, stage) = stage().await;
+    let config = |name: &str| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name }, "data": { "value": "1" } });
+    stage.apply(&["a", "b"].map(config));
+    let set =
+        |name: &str| merge(&target(&stage, "v1", &format!("ConfigMap/{name}")), json!({ "data": { "value": "2" } }));
+    let control = |args: &[&str]| stage.cluster.control(args);
+    control(&["operator", "restart", "--env", "COUNTERSIGN_CRASH_AT=after-preparation:b"]).unwrap();
+    let steps = vec![step("a", set("a"), json!({})), step("b", set("b"), json!({ "dependsOn": ["a"] }))];
+    write(&stage, "twice", steps, json!({}));
+    let plan: ExecutionPlan = stage.api().get("twice").await.unwrap();
+    stage.eventually("dead after it stored a snapshot", async || control(&["operator", "pid"]).is_err()).await;
+    assert_eq!(snapshots(&stage, &plan).await, 2, "one of each step");
+    control(&["operator", "restart", "--env", "COUNTERSIGN_CRASH_AT="]).unwrap();
+    let done = stage.plan("twice", PlanPhase::Succeeded).await;
+    stage.eventually("only what the journal names is left", async || snapshots(&stage, &done).await == 2).await;
+    let named: Vec<String> = done.status.unwrap().steps.into_iter().filter_map(|step| step.snapshot).collect();
+    for name in named {
+        let there = stage.cluster.run(
+            "kubectl",
+            &["--context", "admin", "-n", OPERATOR_NAMESPACE, "get", "secret", &name],
+            None,
+        );
+        assert!(there.is_ok(), "{there:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! A second writer, between the snapshot and the mutation, and at any other time.
 
-use crate::handmade::{approved, delete, merge, put_back, step, target, undo_message, write};
+use crate::handmade::{approved, delete, ends, merge, put_back, step, target, undo_message, write};
 use crate::stage::{Cluster, Look, OwnCluster, Stage, workload};
 use countersign::api::{ConditionType, ExecutionPlan, PlanPhase, StepState, condition_is_true};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -305,14 +305,20 @@ async fn who_deleted_what_went_while_the_operator_was_away_is_said_to_be_unknown
 async fn what_somebody_else_set_to_the_same_while_the_operator_was_away_is_not_taken_for_ours() {
     let cluster = Cluster::start("equals");
     let stage = Stage::on(cluster.0.clone(), None).await;
-    stage.apply(&[configmap("set"), workload("Deployment", "scaled", "nginx:1.27", 2)]);
+    stage.apply(&[configmap("set"), configmap("partly"), workload("Deployment", "scaled", "nginx:1.27", 2)]);
     let control = |args: &[&str]| cluster.0.control(args);
     let set = merge(&target(&stage, "v1", "ConfigMap/set"), json!({ "data": { "ours": "2" } }));
     let mut scaled = merge(&target(&stage, "apps/v1", "Deployment/scaled"), json!({ "spec": { "replicas": 3 } }));
     scaled["patch"]["subresource"] = json!("scale");
-    let by_hand: [(&str, Value, &[&str]); 2] = [
+    // Both fields bear our name, from an earlier plan.
+    let partly = |value: &str| {
+        merge(&target(&stage, "v1", "ConfigMap/partly"), json!({ "data": { "ours": value, "more": value } }))
+    };
+    ends(&stage, "earlier", vec![step("s", partly("2"), json!({}))], PlanPhase::Succeeded).await;
+    let by_hand: [(&str, Value, &[&str]); 3] = [
         ("set", set, &["patch", "configmap", "set", "--type=merge", "-p", r#"{"data":{"ours":"2"}}"#]),
         ("scaled", scaled, &["scale", "deployment", "scaled", "--replicas=3"]),
+        ("partly", partly("3"), &["patch", "configmap", "partly", "--type=merge", "-p", r#"{"data":{"ours":"3"}}"#]),
     ];
     for (name, operation, by_somebody_else) in by_hand {
         control(&["operator", "restart", "--env", "COUNTERSIGN_CRASH_AT=before-mutation"]).unwrap();
@@ -326,4 +332,5 @@ async fn what_somebody_else_set_to_the_same_while_the_operator_was_away_is_not_t
     }
     assert_eq!(stage.field("configmap/set", "{.data.ours}"), "2");
     assert_eq!(stage.field("deployment/scaled", "{.spec.replicas}"), "3");
+    assert_eq!(stage.field("configmap/partly", "{.data}"), r#"{"more":"2","ours":"3"}"#);
 }

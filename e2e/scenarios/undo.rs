@@ -1,6 +1,6 @@
 //! What is put back, what stays because somebody else changed it, and what cannot come back.
 
-use crate::handmade::{approved, delete, ends, merge, put_back, step, target, undo_message, write};
+use crate::handmade::{approved, delete, ends, merge, put_back, snapshots, step, target, undo_message, write};
 use crate::stage::{Look, OPERATOR_NAMESPACE, Stage};
 use countersign::api::{ExecutionPlan, PlanPhase, StepState};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -33,12 +33,6 @@ fn noise(length: usize) -> String {
     const SYMBOLS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut random = rand::rng();
     (0..length).map(|_| char::from(SYMBOLS[random.random_range(0..SYMBOLS.len())])).collect()
-}
-
-async fn snapshots(stage: &Stage, plan: &ExecutionPlan) -> usize {
-    let secrets: Api<Secret> = Api::namespaced(stage.admin.clone(), OPERATOR_NAMESPACE);
-    let label = format!("countersign.dev/plan-uid={}", plan.uid().unwrap());
-    secrets.list(&ListParams::default().labels(&label)).await.unwrap().items.len()
 }
 
 #[tokio::test]

@@ -31,6 +31,22 @@ fn stored_char(c: char) -> usize {
     }
 }
 
+/// Marks that reorder text (Unicode bidirectional controls), or that hide within it.
+#[must_use]
+pub const fn is_deceptive(letter: char) -> bool {
+    matches!(
+        letter,
+        '\u{061C}'
+            | '\u{200B}'
+            | '\u{200E}'
+            | '\u{200F}'
+            | '\u{2028}'..='\u{202E}'
+            | '\u{2060}'..='\u{206F}'
+            | '\u{FEFF}'
+            | '\u{E0000}'..='\u{E0FFF}'
+    )
+}
+
 /// The text as it is if it takes at most `bytes` bytes as stored; otherwise its beginning, cut where a character ends,
 /// and `…`.
 #[must_use]

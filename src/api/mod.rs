@@ -30,7 +30,7 @@ pub use command::{
 pub use conditions::{ConditionType, condition, condition_is_true, set_condition};
 pub use crds::{crds, unknown_fields};
 pub use field_path::{FieldPath, ParseFieldPathError, PathElement};
-pub use message::{MAX_PLAN_MESSAGE, MAX_STEP_MESSAGE, hours_minutes_seconds, shortened, stored_bytes};
+pub use message::{MAX_PLAN_MESSAGE, MAX_STEP_MESSAGE, hours_minutes_seconds, is_deceptive, shortened, stored_bytes};
 pub use model_provider::{
     Fallback, ModelPrice, ModelProvider, ModelProviderSpec, ModelProviderStatus, ProviderProbe, RateLimit,
     SecretKeyRef, StructuredOutput,

@@ -8,7 +8,9 @@ mod rights;
 
 pub use rights::{borrowed_account, lost_right};
 
-use crate::api::{ApprovalRecord, ApprovalTerms, ApprovalVerdict, Decision, ExecutionPlan, GROUP, PlanApproval};
+use crate::api::{
+    ApprovalRecord, ApprovalTerms, ApprovalVerdict, Decision, ExecutionPlan, GROUP, PlanApproval, is_deceptive,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -269,10 +271,10 @@ fn is_earlier(plan: &ExecutionPlan, approval: &PlanApproval, terms: &Terms) -> b
     older || approval.uid().is_some_and(|uid| terms.earlier.contains(&uid))
 }
 
-/// Control characters, and those of Unicode that take no place or turn the order of what is read.
+/// What no name needs: control characters, and those that take no place or turn the order of what is read. The soft hyphen and
+/// the joiners have a meaning in text, but not in a name.
 fn is_invisible(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    character.is_control() || is_deceptive(character) || matches!(character, '\u{ad}' | '\u{200c}' | '\u{200d}')
 }
 
 /// Policy names the groups of those who decide, and this approver is in none of them.

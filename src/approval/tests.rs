@@ -77,6 +77,8 @@ fn what_does_not_count_says_why() {
         (approval("a", "bob\u{200b}", 101), "characters that cannot be seen"),
         (approval("a", "bob\nalice approved", 101), "characters that cannot be seen"),
         (approval("a", "\u{202e}bob", 101), "characters that cannot be seen"),
+        (approval("a", "bob\u{e0041}", 101), "characters that cannot be seen"),
+        (approval("a", "bo\u{200d}b", 101), "characters that cannot be seen"),
     ] {
         let judgement = judge(&plan(Some("alice")), DIGEST, &terms(1), &[approval]);
         assert_eq!(judgement.outcome, Outcome::Waiting { have: 0, need: 1 });

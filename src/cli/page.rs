@@ -3,6 +3,7 @@
 //! Requests, titles, values and reasons come from people, models and the cluster. Characters in them that would move
 //! the cursor, change colours or reorder what is read are shown as escapes, so that nobody approves what they did not see.
 
+use crate::api::is_deceptive;
 use anstyle::{AnsiColor, Style as Ansi};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -208,21 +209,6 @@ pub fn printable(text: &str) -> String {
         }
     }
     out
-}
-
-/// Marks that reorder text (Unicode bidirectional controls), or that hide within it.
-const fn is_deceptive(letter: char) -> bool {
-    matches!(
-        letter,
-        '\u{061C}'
-            | '\u{200B}'
-            | '\u{200E}'
-            | '\u{200F}'
-            | '\u{2028}'..='\u{202E}'
-            | '\u{2060}'..='\u{206F}'
-            | '\u{FEFF}'
-            | '\u{E0000}'..='\u{E0FFF}'
-    )
 }
 
 #[cfg(test)]

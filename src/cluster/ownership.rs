@@ -14,71 +14,87 @@ pub enum SetBy {
     Unknown,
 }
 
+/// The manager to which the API server gives the fields of the oldest of more than ten.
+const ANCIENT: &str = "ancient-changes";
+
 /// Whether `manager` gave any of the changed fields its present value, by a write to `subresource` or to the object itself.
+/// Only changes whose new value is there say anything.
 ///
 /// Whoever gives a field another value takes it from all other managers, so a manager that owns a field whose value is
-/// not the old one was the last to change it ([server-side apply][1]). Objects whose `scale` was written own what `scale`
-/// stands for, wherever that is.
+/// not the old one was the last to change it ([server-side apply][1]). What nobody owns was filled in by the API server.
+/// Objects whose `scale` was written own what `scale` stands for, wherever that is.
 ///
 /// [1]: https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
 #[must_use]
 pub fn set_by(object: &Value, manager: &str, subresource: Option<&str>, changes: &[FieldChange]) -> SetBy {
     let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
     let Some(entries) = entries.filter(|entries| !entries.is_empty()) else { return SetBy::Unknown };
-    let text = |entry: &Value, member: &str| entry.get(member).and_then(Value::as_str).map(str::to_owned);
-    let own: Vec<&Map<String, Value>> = entries
-        .iter()
-        .filter(|entry| text(entry, "manager").as_deref() == Some(manager))
-        .filter(|entry| text(entry, "subresource").filter(|name| !name.is_empty()).as_deref() == subresource)
-        .filter_map(|entry| entry.get("fieldsV1")?.as_object())
-        .collect();
-    let by = |is_own: bool| if is_own { SetBy::Manager } else { SetBy::Another };
+    let text = |entry: &Value, member: &str| entry.get(member).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let is_own = |entry: &Value| {
+        text(entry, "manager") == manager && text(entry, "subresource") == subresource.unwrap_or_default()
+    };
+    let (own, others): (Vec<&Value>, Vec<&Value>) = entries.iter().partition(|entry| is_own(entry));
     if subresource == Some("scale") {
-        return by(!own.is_empty());
+        let is_ancient = others.iter().any(|entry| text(entry, "manager") == ANCIENT);
+        return match (own.is_empty(), is_ancient) {
+            (false, _) => SetBy::Manager,
+            (true, true) => SetBy::Unknown,
+            (true, false) => SetBy::Another,
+        };
     }
-    let mut paths = changes
-        .iter()
-        .filter(|change| change.to.is_some())
-        .filter_map(|change| change.path.parse::<FieldPath>().ok())
-        .filter(|path| path.get(object).is_some())
-        .peekable();
-    if paths.peek().is_none() {
-        return SetBy::Unknown;
+    let deepest = |entries: &[&Value], path: &FieldPath| {
+        let fields = entries.iter().filter_map(|entry| entry.get("fieldsV1")?.as_object());
+        fields.filter_map(|fields| owned(fields, object, &path.0)).max()
+    };
+    let (known, ancient): (Vec<&Value>, Vec<&Value>) =
+        others.iter().partition(|entry| text(entry, "manager") != ANCIENT);
+    let mut found = SetBy::Unknown;
+    for path in changes.iter().flat_map(|change| places(change, object)) {
+        let (mine, theirs) = (deepest(&own, &path), deepest(&known, &path));
+        // An empty map that somebody owns stays theirs when another fills it.
+        if mine.is_some() && mine >= theirs {
+            return SetBy::Manager;
+        }
+        if theirs.is_some() && deepest(&ancient, &path).is_none() {
+            found = SetBy::Another;
+        }
     }
-    by(paths.any(|path| own.iter().any(|fields| owns(fields, object, &path.0))))
+    found
 }
 
-/// Whether a set of fields in the notation `FieldsV1` holds what is at `path` below `value`, or part of it. Items of lists
-/// stand in it by their keys (`k:`), by value (`v:`) or by position (`i:`); a list that is owned as a whole has no members.
-fn owns(fields: &Map<String, Value>, value: &Value, path: &[PathElement]) -> bool {
-    let Some((first, rest)) = path.split_first() else { return true };
+/// Where the new values of a change are in the object. Of a list that is given whole, only what is new in it.
+fn places(change: &FieldChange, object: &Value) -> Vec<FieldPath> {
+    let Ok(path) = change.path.parse::<FieldPath>() else { return Vec::new() };
+    let Some(there) = path.get(object).filter(|_| change.to.is_some()) else { return Vec::new() };
+    let (Some(Value::Array(before)), Value::Array(items)) = (&change.from, there) else { return vec![path] };
+    let is_new = |(_, item): &(usize, &Value)| !before.contains(item);
+    items.iter().enumerate().filter(is_new).map(|(index, _)| path.join(PathElement::Index(index))).collect()
+}
+
+/// How far down a set of fields in the notation `FieldsV1` holds `path` below `value`, or part of it; `None` where it does not.
+/// Items of lists stand in it by their keys (`k:`), by value (`v:`) or by position (`i:`); what is owned as a whole has no
+/// members.
+fn owned(fields: &Map<String, Value>, value: &Value, path: &[PathElement]) -> Option<usize> {
+    let Some((first, rest)) = path.split_first() else { return Some(0) };
     if fields.is_empty() {
-        return true;
+        return Some(0);
     }
-    let below = |member: &Value, value: &Value| member.as_object().is_some_and(|fields| owns(fields, value, rest));
+    let below = |member: &Value, value: &Value| Some(owned(member.as_object()?, value, rest)? + 1);
     let (index, item) = match first {
-        PathElement::Key(key) => {
-            let (Some(member), Some(value)) = (fields.get(&format!("f:{key}")), value.get(key)) else { return false };
-            return below(member, value);
-        }
-        PathElement::Index(index) => (Some(*index), value.get(index)),
+        PathElement::Key(key) => return below(fields.get(&format!("f:{key}"))?, value.get(key)?),
+        PathElement::Index(index) => (Some(*index), value.get(index)?),
         PathElement::Item { .. } => {
-            let item = FieldPath(vec![first.clone()]);
-            let found = item.get(value);
-            let is_found = |one: &Value| found.is_some_and(|found| std::ptr::eq(found, one));
-            (value.as_array().and_then(|items| items.iter().position(is_found)), found)
+            let found = FieldPath(vec![first.clone()]).get(value)?;
+            (value.as_array()?.iter().position(|item| std::ptr::eq(found, item)), found)
         }
     };
-    let Some(item) = item else { return false };
-    fields.iter().any(|(name, member)| {
-        let is_it = match name.split_once(':') {
-            Some(("k", keys)) => has_members(item, keys),
-            Some(("v", value)) => serde_json::from_str::<Value>(value).is_ok_and(|value| value == *item),
-            Some(("i", position)) => position.parse().ok() == index,
-            _ => false,
-        };
-        is_it && below(member, item)
-    })
+    let is_it = |name: &str| match name.split_once(':') {
+        Some(("k", keys)) => has_members(item, keys),
+        Some(("v", value)) => serde_json::from_str::<Value>(value).is_ok_and(|value| value == *item),
+        Some(("i", position)) => position.parse().ok() == index,
+        _ => false,
+    };
+    fields.iter().filter(|(name, _)| is_it(name)).filter_map(|(_, member)| below(member, item)).max()
 }
 
 /// Whether an item has the members that a key (`{"containerPort":80,"protocol":"TCP"}`) names.
@@ -133,7 +149,7 @@ mod tests {
         assert_eq!(asked("countersign", None, &[image]), SetBy::Manager);
         assert_eq!(asked("kubectl", None, &[image]), SetBy::Another);
         assert_eq!(asked("countersign", None, &["spec.paused", image]), SetBy::Manager, "a write lands as a whole");
-        assert_eq!(asked("countersign", None, &["spec.template.spec.containers[name=log].image"]), SetBy::Another);
+        assert_eq!(asked("countersign", None, &["spec.template.spec.containers[name=web].args"]), SetBy::Another);
         assert_eq!(asked("countersign", None, &["spec.template"]), SetBy::Manager, "a part of it");
         assert_eq!(asked("kubectl", None, &["metadata.labels.app"]), SetBy::Manager);
     }
@@ -155,6 +171,51 @@ mod tests {
         assert_eq!(asked("countersign", Some("scale"), &["spec.replicas"]), SetBy::Another);
         assert_eq!(asked("autoscaler", None, &["spec.replicas"]), SetBy::Another);
         assert_eq!(asked("countersign", Some("status"), &["status.replicas"]), SetBy::Manager);
+    }
+
+    #[test]
+    fn of_a_list_that_is_given_whole_only_what_is_new_counts() {
+        let finalizers = |from: Value| FieldChange {
+            path: "metadata.finalizers".into(),
+            from: Some(from),
+            to: Some(json!(["a/b", "c/d"])),
+            ..FieldChange::default()
+        };
+        let asked = |manager: &str, from: Value| set_by(&deployment(), manager, None, &[finalizers(from)]);
+        assert_eq!(asked("countersign", json!(["a/b"])), SetBy::Manager);
+        assert_eq!(asked("kubectl", json!(["a/b"])), SetBy::Another);
+        assert_eq!(asked("kubectl", json!(["c/d"])), SetBy::Manager);
+        assert_eq!(asked("kubectl", json!(["c/d", "a/b"])), SetBy::Unknown, "only their order");
+    }
+
+    #[test]
+    fn whoever_fills_an_empty_map_that_another_set_is_who_set_it() {
+        let managed = |manager: &str, fields: Value| json!({ "manager": manager, "fieldsV1": { "f:spec": { "f:resources": fields } } });
+        let object = json!({
+            "metadata": { "managedFields": [managed("countersign", json!({})), managed("kubectl", json!({ "f:limits": { ".": {}, "f:cpu": {} } }))] },
+            "spec": { "resources": { "limits": { "cpu": "1" } } },
+        });
+        let limits = FieldChange {
+            path: "spec.resources.limits".into(),
+            to: Some(json!({ "cpu": "1" })),
+            ..FieldChange::default()
+        };
+        assert_eq!(set_by(&object, "countersign", None, std::slice::from_ref(&limits)), SetBy::Another);
+        assert_eq!(set_by(&object, "kubectl", None, &[limits]), SetBy::Manager);
+    }
+
+    #[test]
+    fn what_nobody_or_nobody_known_owns_tells_nothing() {
+        let defaulted = "spec.template.spec.containers[name=log].image";
+        assert_eq!(asked("countersign", None, &[defaulted]), SetBy::Unknown);
+        let image = "spec.template.spec.containers[name=web].image";
+        assert_eq!(asked("kubectl", None, &[defaulted, image]), SetBy::Another);
+        let mut object = deployment();
+        object["metadata"]["managedFields"][1]["manager"] = json!(ANCIENT);
+        let change = FieldChange { path: image.into(), to: Some(json!("web:2")), ..FieldChange::default() };
+        assert_eq!(set_by(&object, "kubectl", None, std::slice::from_ref(&change)), SetBy::Unknown);
+        object["metadata"]["managedFields"].as_array_mut().unwrap().truncate(2);
+        assert_eq!(set_by(&object, "countersign", Some("scale"), &[change]), SetBy::Unknown);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::approval::{Judgement, Outcome, Terms, borrowed_account, judge, lost_r
 use crate::telemetry::{AuditAction, AuditEvent, audit};
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -133,24 +133,27 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// What makes the plan the owner of the approvals that count and are not its own yet, so that they go with the plan and never
-    /// count for another of that name.
-    pub fn adoptions(&self, judgement: &Judgement) -> Vec<Adoption> {
-        let Some(uid) = self.plan.uid() else { return Vec::new() };
+    /// Makes the plan the owner of what counts, so that it goes with the plan and never counts for another of that name.
+    /// Fails when one was taken back meanwhile: then it does not count.
+    pub async fn adopt(&self, judgement: &Judgement, context: &Context) -> Result<(), Error> {
+        let approvals = api(self.plan.metadata.namespace.as_deref(), context);
         let counts = |approval: &&PlanApproval| {
             let record = judgement.records.iter().find(|record| record.uid == approval.uid());
             record.is_some_and(|record| record.verdict == ApprovalVerdict::Counted)
         };
-        let is_owned = |approval: &PlanApproval| approval.owner_references().iter().any(|owner| owner.uid == uid);
-        let adoption = |approval: &PlanApproval| {
+        for approval in self.approvals.iter().filter(counts) {
+            if approval.owner_references().iter().any(|owner| Some(&owner.uid) == self.plan.metadata.uid.as_ref()) {
+                continue;
+            }
             let mut owners = approval.owner_references().to_vec();
             owners.extend(self.plan.owner_ref(&()));
             let patch = json!({ "metadata": {
                 "uid": approval.metadata.uid, "resourceVersion": approval.metadata.resource_version, "ownerReferences": owners,
             } });
-            Adoption { name: approval.name_any(), patch }
-        };
-        self.approvals.iter().filter(counts).filter(|approval| !is_owned(approval)).map(adoption).collect()
+            let patched = approvals.patch(&approval.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+            patched.map_err(while_doing("making the plan the owner of an approval"))?;
+        }
+        Ok(())
     }
 
     /// Tells everybody what changed since `before`: by events, in the audit trail and in the metrics. What is news is to be
@@ -219,22 +222,6 @@ impl<'a> Given<'a> {
     fn verdict(&self) -> Judgement {
         judge(self.plan, self.digest, &self.terms, &self.approvals)
     }
-}
-
-/// An approval that is to get an owner.
-pub(super) struct Adoption {
-    name: String,
-    patch: Value,
-}
-
-/// Gives approvals their owner. Fails when one was taken back meanwhile: then it does not count.
-pub(super) async fn adopt(adoptions: Vec<Adoption>, plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
-    let approvals = api(plan.metadata.namespace.as_deref(), context);
-    for Adoption { name, patch } in adoptions {
-        let patched = approvals.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
-        patched.map_err(while_doing("making the plan the owner of an approval"))?;
-    }
-    Ok(())
 }
 
 /// Deletes the approvals of a plan that goes: a plan that comes under the same name starts without any.

@@ -1,6 +1,6 @@
 //! Judging a plan that has not begun: what it is, how risky it is today, what the policies say to it, and who said yes.
 
-use super::approvals::{Given, adopt};
+use super::approvals::Given;
 use super::context::{Context, Error, TRIED_AGAIN, while_doing};
 use super::namespaces::AsOf;
 use super::notice::notice;
@@ -333,7 +333,6 @@ impl<'a> Case<'a> {
         // A plan that this process made a moment ago, and that nobody had to approve, had its rights checked then.
         let asks = decides && approved && !(self.fresh && need == 0);
         let rights = async { if asks { rights_hold(plan, context).await } else { Ok(()) } };
-        let adoptions = given.adoptions(&judgement);
         let confirmed = async {
             if decides {
                 judgement = given.confirm(judgement, context).await?;
@@ -343,9 +342,11 @@ impl<'a> Case<'a> {
             }
             Ok::<_, Error>(judgement)
         };
-        let (judgement, adopted, rights) = tokio::join!(confirmed, adopt(adoptions, plan, context), rights);
-        adopted?;
-        Ok((Count { judgement: judgement?, given, suspended, expires, again }, rights))
+        let (judgement, rights) = tokio::join!(confirmed, rights);
+        let judgement = judgement?;
+        // Last, because it fails where one was taken back meanwhile.
+        given.adopt(&judgement, context).await?;
+        Ok((Count { judgement, given, suspended, expires, again }, rights))
     }
 
     async fn deny(&mut self, count: &Count<'_>, message: &str) -> Result<Action, Error> {

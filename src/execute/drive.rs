@@ -8,6 +8,7 @@ use crate::api::{ExecutionPlan, ExecutionPlanStatus};
 use crate::approval::ApprovedPlan;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Client, ResourceExt};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -25,6 +26,8 @@ const QUIET: Duration = Duration::from_millis(250);
 const NEWS: u32 = 10;
 /// The same for intents, which hold up what they announce.
 const COMPANY: u32 = 4;
+/// How long after a plan was begun that is written down at the latest.
+const FIRST: Duration = Duration::from_millis(100);
 
 /// Something happened to a step, for events and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,12 +100,16 @@ impl Driver {
         let mut under_way: Vec<Action> = Vec::new();
         // As tasks, so that they go on while the journal is written; they end with this driver.
         let mut running = JoinSet::new();
-        if self.status.started_at.is_none() {
+        journal.heed(&self.signals.borrow_and_update(), &under_way);
+        if self.status.started_at.is_some() {
+            let leftovers = self.leftovers(&journal).await;
+            journal.unnamed.extend(leftovers);
+        } else {
             self.status.started_at = Some(self.now());
         }
-        journal.heed(&self.signals.borrow_and_update(), &under_way);
         // The first write takes the plan up, together with the first intents: it fails when what this driver was given is not
         // what is stored. Until then it only looks, and stores snapshots that nothing rests on.
+        let mut first = Some(Instant::now());
         let mut dirty = true;
         let mut announcing: Option<Instant> = None;
         loop {
@@ -121,6 +128,7 @@ impl Driver {
                     let now = self.now();
                     settle_status(&mut self.status, &self.plan, &journal, Some(&outcome), &now);
                     self.record.write(&self.status, &self.effects.fence).await?;
+                    self.tidy(&mut journal);
                     self.plan.metadata = self.record.metadata();
                     self.plan.status = Some(self.status);
                     return Ok((outcome, self.plan));
@@ -145,9 +153,10 @@ impl Driver {
             // at work, but not for long.
             let patience = (self.record.took() * COMPANY).min(QUIET);
             let waited = announce.then(|| announcing.get_or_insert_with(Instant::now).elapsed());
-            if waited.is_some_and(|waited| idle || waited >= patience) {
+            let late = first.is_some_and(|begun| begun.elapsed() >= FIRST);
+            if late || waited.is_some_and(|waited| idle || waited >= patience) {
                 self.store(&mut journal).await?;
-                (dirty, announcing) = (false, None);
+                (dirty, announcing, first) = (false, None, None);
                 continue;
             }
             let quiet = QUIET.max(self.record.took() * NEWS);
@@ -166,9 +175,12 @@ impl Driver {
                 () = tokio::time::sleep(patience.saturating_sub(waited.unwrap_or_default())), if waited.is_some() => {
                     continue;
                 }
+                () = tokio::time::sleep(first.map(|begun| FIRST.saturating_sub(begun.elapsed())).unwrap_or_default()), if first.is_some() => {
+                    continue;
+                }
                 () = tokio::time::sleep(quiet), if dirty => {
                     self.store(&mut journal).await?;
-                    (dirty, announcing) = (false, None);
+                    (dirty, announcing, first) = (false, None, None);
                     continue;
                 }
             };
@@ -210,7 +222,34 @@ impl Driver {
         settle_status(&mut self.status, &self.plan, journal, None, &now);
         self.record.write(&self.status, &self.effects.fence).await?;
         journal.stored();
+        self.tidy(journal);
         Ok(())
+    }
+
+    /// Removes the snapshots that the journal, as it is stored now, does not name any more.
+    fn tidy(&self, journal: &mut Journal) {
+        let unnamed = std::mem::take(&mut journal.unnamed);
+        if unnamed.is_empty() {
+            return;
+        }
+        let effects = self.effects.clone();
+        let work = async move {
+            if let Err(error) = effects.snapshots.remove_some(&effects.plan_uid, &unnamed).await {
+                tracing::warn!(%error, "snapshots that nothing rests on stay until the plan goes");
+            }
+        };
+        tokio::spawn(work.in_current_span());
+    }
+
+    /// Snapshots of this plan that its journal does not name. They are in nobody's way: where they cannot be listed they stay
+    /// until the plan goes.
+    async fn leftovers(&self, journal: &Journal) -> Vec<String> {
+        let named: HashSet<&str> = journal.entries.iter().filter_map(|entry| entry.snapshot.as_deref()).collect();
+        let stored = self.effects.snapshots.names(&self.effects.plan_uid).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, plan = self.plan.name_any(), "its snapshots were not looked through");
+            BTreeSet::new()
+        });
+        stored.into_iter().filter(|name| !named.contains(name.as_str())).collect()
     }
 
     fn tell(&self, observation: &Observation) {

@@ -303,9 +303,8 @@ impl Effects {
                 }
                 Ok(Tried::Needless(message)) => return Observation::Skipped { step: id, message },
                 Err(error) => {
-                    // What was sent after a look that found nothing, and was refused, has not landed, unless something on
-                    // the way sent it twice: `find` tells by whose name the fields bear.
-                    attempt.open = if attempts > sent { error.leaves_open() } else { attempt.open };
+                    // Once an answer was lost, a later refusal may be due to that very try: it may have landed late.
+                    attempt.open |= attempts > sent && error.leaves_open();
                     match error {
                         EffectError::Cluster(error) if moved_under_us(&error, entry) && conflicts < MAX_CONFLICTS => {
                             conflicts += 1;

@@ -20,7 +20,8 @@ impl Effects {
     ///
     /// Equal values alone do not tell whose they are. What another field manager set is not ours; what was refused is ours
     /// where the fields bear our name and no other plan can have set them: then something on the way sent it twice. Who
-    /// deleted what, and who took a field away, is on record nowhere: that counts as ours where it may have landed.
+    /// deleted what, and who took a field away, is on record nowhere, nor is who had a value filled in: that counts as ours
+    /// where it may have landed.
     pub(super) async fn find(
         &self,
         subject: &Subject<'_>,
@@ -54,12 +55,14 @@ impl Effects {
             return Ok(if is_ours(live) { SetBy::Manager } else { SetBy::Another });
         }
         let subresource = subject.subresource();
+        // A field that has its old value is whose it was before.
+        let new: Vec<FieldChange> = changes.iter().filter(|change| has_new_value(change, live)).cloned().collect();
         if live.pointer("/metadata/managedFields").is_some() {
-            return Ok(set_by(live, FIELD_MANAGER, subresource, changes));
+            return Ok(set_by(live, FIELD_MANAGER, subresource, &new));
         }
         // A scale shows nothing of the kind: it stands on the object itself.
         match self.access.get(&subject.kind, &subject.target).await {
-            Ok(Some(whole)) => Ok(set_by(&whole, FIELD_MANAGER, subresource, changes)),
+            Ok(Some(whole)) => Ok(set_by(&whole, FIELD_MANAGER, subresource, &new)),
             Ok(None) => Ok(SetBy::Unknown),
             Err(error) if error.is_forbidden() => Ok(SetBy::Unknown),
             Err(error) => Err(error),

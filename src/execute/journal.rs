@@ -36,6 +36,8 @@ pub struct Journal {
     pub prepared_here: HashSet<String>,
     /// The steps whose entry changed since the journal was stored; all of them before it is for the first time.
     pub unstored: HashSet<String>,
+    /// Snapshots that an entry named and does not name any more.
+    pub unnamed: Vec<String>,
     outline: Arc<Outline>,
 }
 
@@ -132,7 +134,7 @@ impl Journal {
         };
         let mut released = Vec::new();
         for entry in self.entries.iter_mut().filter(waits) {
-            entry.release();
+            self.unnamed.extend(entry.release());
             released.push(entry.id.clone());
         }
         let any = !released.is_empty();
@@ -190,11 +192,14 @@ impl Journal {
         }
         self.unstored.insert(observation.step().to_owned());
         let Some(entry) = self.entry_mut(observation.step()) else { return };
+        let snapshot = entry.snapshot.clone();
         entry.note(observation, now);
+        let unnamed = snapshot.filter(|name| entry.snapshot.as_ref() != Some(name));
         if entry.state == StepState::Failed {
             let reason = failure(entry);
             self.rollback_reason.get_or_insert(reason);
         }
+        self.unnamed.extend(unnamed);
     }
 }
 
@@ -256,7 +261,7 @@ impl StepStatus {
                     end(self, StepState::Completed, &message);
                 }
             }
-            Observation::Released { .. } => self.release(),
+            Observation::Released { .. } => drop(self.release()),
             Observation::MutationFailed { message, attempts, .. } => {
                 self.attempts += attempts;
                 end(self, StepState::Failed, message);
@@ -288,9 +293,10 @@ impl StepStatus {
         }
     }
 
-    /// Back to where it was before it was prepared.
-    fn release(&mut self) {
-        *self = Self { id: std::mem::take(&mut self.id), ..Self::default() };
+    /// Back to where it was before it was prepared. Gives the snapshot that was stored for it.
+    fn release(&mut self) -> Option<String> {
+        let released = Self { id: std::mem::take(&mut self.id), ..Self::default() };
+        std::mem::replace(self, released).snapshot
     }
 
     /// What is not known about the mutation goes with what came of it.

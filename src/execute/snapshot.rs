@@ -5,7 +5,7 @@ use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Label on a snapshot with the uid of the plan that it belongs to.
 const PLAN_UID_LABEL: &str = "countersign.dev/plan-uid";
@@ -47,7 +47,7 @@ pub enum SnapshotError {
     Cluster {
         /// The Secret.
         name: String,
-        /// `stored`, `read`, `removed`.
+        /// `stored`, `read`, `listed`, `removed`.
         doing: &'static str,
         /// The API server's answer.
         source: Box<kube::Error>,
@@ -63,6 +63,10 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
+    fn of_plan(plan_uid: &str, doing: &'static str, source: kube::Error) -> Self {
+        Self::Cluster { name: format!("of plan {plan_uid}"), doing, source: Box::new(source) }
+    }
+
     /// Whether trying again may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -172,26 +176,53 @@ impl SnapshotStore {
     /// # Errors
     /// The API server's refusal.
     pub async fn remove(&self, plan_uid: &str) -> Result<(), SnapshotError> {
-        let failed = |source: kube::Error| SnapshotError::Cluster {
-            name: format!("of plan {plan_uid}"),
-            doing: "removed",
-            source: Box::new(source),
-        };
-        let params = ListParams::default().labels(&format!("{PLAN_UID_LABEL}={plan_uid}"));
-        for secret in self.secrets.list_metadata(&params).await.map_err(failed)? {
-            match self.secrets.delete(&secret.name_any(), &DeleteParams::default()).await {
+        self.remove_if(plan_uid, |_| true).await
+    }
+
+    /// Removes some snapshots of a plan, by name.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    pub async fn remove_some(&self, plan_uid: &str, names: &[String]) -> Result<(), SnapshotError> {
+        let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+        self.remove_if(plan_uid, |name| names.contains(name)).await
+    }
+
+    async fn remove_if(&self, plan_uid: &str, wanted: impl Fn(&str) -> bool) -> Result<(), SnapshotError> {
+        for part in self.parts(plan_uid).await?.into_iter().filter(|part| wanted(whole_name(part))) {
+            match self.secrets.delete(&part, &DeleteParams::default()).await {
                 Ok(_) => {}
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => return Err(failed(error)),
+                Err(source) => return Err(SnapshotError::of_plan(plan_uid, "removed", source)),
             }
         }
         Ok(())
+    }
+
+    /// The names of all snapshots of a plan, also of those that were not stored to their end.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    pub async fn names(&self, plan_uid: &str) -> Result<BTreeSet<String>, SnapshotError> {
+        Ok(self.parts(plan_uid).await?.iter().map(|part| whole_name(part).to_owned()).collect())
+    }
+
+    async fn parts(&self, plan_uid: &str) -> Result<Vec<String>, SnapshotError> {
+        let params = ListParams::default().labels(&format!("{PLAN_UID_LABEL}={plan_uid}"));
+        let listed = self.secrets.list_metadata(&params).await;
+        let listed = listed.map_err(|source| SnapshotError::of_plan(plan_uid, "listed", source))?;
+        Ok(listed.items.iter().map(ResourceExt::name_any).collect())
     }
 }
 
 /// The first part has the name of the snapshot itself. No step's name has a dot.
 fn part_name(name: &str, number: usize) -> String {
     if number == 0 { name.to_owned() } else { format!("{name}.{number}") }
+}
+
+/// Of which snapshot a part is.
+fn whole_name(part: &str) -> &str {
+    part.split_once('.').map_or(part, |(name, _)| name)
 }
 
 fn damaged(name: &str, reason: impl std::fmt::Display) -> SnapshotError {

@@ -8,11 +8,13 @@ use std::time::Duration;
 /// How often a paused operator looks whether it may go on.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// `COUNTERSIGN_CRASH_AT` names a point (`before-mutation`, `after-mutation`, `before-undo`, `after-undo`) at which the
-/// operator dies at once, the way it does when its machine does.
+/// `COUNTERSIGN_CRASH_AT` names a point (`before-` or `after-`, and `preparation`, `mutation` or `undo`) at which the operator
+/// dies at once, the way it does when its machine does; `after-mutation:b` does so at step b alone.
 pub(super) fn crash_point(when: &str, action: &Action) {
     static POINT: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("COUNTERSIGN_CRASH_AT").ok());
-    if POINT.as_deref().is_some_and(|point| is_at(point, when, action)) {
+    let Some(point) = POINT.as_deref() else { return };
+    let (point, step) = point.split_once(':').map_or((point, None), |(point, step)| (point, Some(step)));
+    if is_at(point, when, action) && step.is_none_or(|step| step == action.step()) {
         std::process::abort();
     }
 }
@@ -36,6 +38,7 @@ pub(super) async fn pause_point(when: &str, action: &Action, plan_uid: &str) {
 
 fn is_at(point: &str, when: &str, action: &Action) -> bool {
     let what = match action {
+        Action::Prepare(_) => "preparation",
         Action::Mutate { .. } => "mutation",
         Action::Undo(_) => "undo",
         _ => return false,
@@ -53,6 +56,7 @@ mod tests {
         assert!(is_at("before-mutation", "before", &mutate));
         assert!(!is_at("before-mutation", "after", &mutate) && !is_at("before-undo", "before", &mutate));
         assert!(is_at("after-undo", "after", &Action::Undo("s1".into())));
+        assert!(is_at("after-preparation", "after", &Action::Prepare("s1".into())));
         assert!(!is_at("before-mutation", "before", &Action::Verify("s1".into())));
     }
 }

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a write counts as lately made: longer than any step lies between the look at its object and its mutation.
+/// How long a write counts as lately made: longer than most steps lie between the look at their object and their mutation.
 const LATELY: Duration = Duration::from_secs(600);
 /// How many objects are remembered at least before old ones are looked for.
 const MANY: usize = 1024;
@@ -28,6 +28,16 @@ type Writes = Vec<(Arc<str>, Instant)>;
 impl Writers {
     /// To be called before the write is sent.
     pub(super) fn note(&self, target: &ObjectRef, plan: &Arc<str>) {
+        self.note_at(target, plan, Instant::now());
+    }
+
+    /// Whether no other plan wrote the object lately.
+    pub(super) fn is_alone(&self, target: &ObjectRef, plan: &str) -> bool {
+        self.is_alone_at(target, plan, Instant::now())
+    }
+
+    fn note_at(&self, target: &ObjectRef, plan: &Arc<str>, now: Instant) {
+        let is_late = |write: &(Arc<str>, Instant)| now.duration_since(write.1) < LATELY;
         let mut lately = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if lately.writes.len() >= lately.full.max(MANY) {
             lately.writes.retain(|_, writes| writes.iter().any(is_late));
@@ -35,19 +45,14 @@ impl Writers {
         }
         let writes = lately.writes.entry(object(target)).or_default();
         writes.retain(|write| write.0 != *plan && is_late(write));
-        writes.push((Arc::clone(plan), Instant::now()));
+        writes.push((Arc::clone(plan), now));
     }
 
-    /// Whether no other plan wrote the object lately.
-    pub(super) fn is_alone(&self, target: &ObjectRef, plan: &str) -> bool {
+    fn is_alone_at(&self, target: &ObjectRef, plan: &str, now: Instant) -> bool {
         let lately = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = |write: &(Arc<str>, Instant)| *write.0 != *plan && is_late(write);
-        !lately.writes.get(&object(target)).is_some_and(|writes| writes.iter().any(others))
+        let is_others = |write: &(Arc<str>, Instant)| *write.0 != *plan && now.duration_since(write.1) < LATELY;
+        !lately.writes.get(&object(target)).is_some_and(|writes| writes.iter().any(is_others))
     }
-}
-
-fn is_late(write: &(Arc<str>, Instant)) -> bool {
-    write.1.elapsed() < LATELY
 }
 
 fn object(target: &ObjectRef) -> Object {
@@ -79,14 +84,13 @@ mod tests {
     fn what_was_written_long_ago_is_forgotten() {
         let writers = Writers::default();
         let (mine, theirs): (Arc<str>, Arc<str>) = ("mine".into(), "theirs".into());
-        writers.note(&target(), &theirs);
-        let Some(long_ago) = Instant::now().checked_sub(LATELY) else { return };
-        for writes in writers.0.lock().unwrap().writes.values_mut() {
-            writes[0].1 = long_ago;
-        }
-        assert!(writers.is_alone(&target(), &mine));
+        let then = Instant::now();
+        writers.note_at(&target(), &theirs, then);
+        assert!(!writers.is_alone_at(&target(), &mine, then + LATELY / 2));
+        let now = then + LATELY;
+        assert!(writers.is_alone_at(&target(), &mine, now));
         for n in 0..=MANY {
-            writers.note(&ObjectRef { name: format!("web-{n}"), ..target() }, &mine);
+            writers.note_at(&ObjectRef { name: format!("web-{n}"), ..target() }, &mine, now);
         }
         assert!(!writers.0.lock().unwrap().writes.contains_key(&object(&target())));
     }

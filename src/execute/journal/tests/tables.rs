@@ -276,6 +276,7 @@ fn what_was_prepared_and_not_sent_does_not_begin_once_the_plan_holds() {
         let mut journal = journal.clone();
         assert!(journal.heed(&holds, &[]));
         assert_eq!(journal.entries[1], StepStatus { id: "s2".into(), ..StepStatus::default() });
+        assert_eq!(journal.unnamed, ["kept"]);
     }
     // Another life of the operator may have sent it.
     let status = ExecutionPlanStatus { steps: journal.entries, ..Default::default() };
@@ -283,7 +284,9 @@ fn what_was_prepared_and_not_sent_does_not_begin_once_the_plan_holds() {
     assert!(!taken_up.heed(&suspended, &[]));
     let decision = next(&steps, &taken_up, &[], &suspended, ONE_AT_A_TIME);
     assert_eq!(decision, begin(vec![Action::Settle("s2".into())]));
+    assert!(taken_up.unnamed.is_empty());
     taken_up.apply(&Observation::Released { step: "s2".into() }, &Time(Timestamp::UNIX_EPOCH));
+    assert_eq!(taken_up.unnamed, ["kept"]);
     assert_eq!(next(&steps, &taken_up, &[], &suspended, ONE_AT_A_TIME), begin(vec![]));
     assert_eq!(
         next(&steps, &taken_up, &[], &Signals::default(), ONE_AT_A_TIME),
