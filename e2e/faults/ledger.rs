@@ -11,19 +11,31 @@ use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 /// The writes of the audit log from that byte on, and up to which byte they go. A log of hours has gigabytes, most of it
-/// reads: only writes are parsed.
+/// reads: only writes are parsed. The API server begins a new file now and then; they count as one.
 pub fn writes_from(cluster: &Cluster, begin: u64) -> (Vec<Value>, u64) {
     let folder = cluster.kubeconfig.parent().unwrap().join("logs");
-    let mut file = std::fs::File::open(folder.join("audit.log")).unwrap();
-    file.seek(SeekFrom::Start(begin)).unwrap();
-    let (mut file, mut end, mut line, mut writes) = (BufReader::new(file), begin, Vec::new(), Vec::new());
-    // The last line may still be on its way.
-    while file.read_until(b'\n', &mut line).unwrap() > 0 && line.ends_with(b"\n") {
-        end += u64::try_from(line.len()).unwrap();
-        let writes_something = VERBS.is_match(&line);
-        let entry = writes_something.then(|| serde_json::from_slice::<Value>(&line).ok()).flatten();
-        writes.extend(entry.filter(is_write));
-        line.clear();
+    let names = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut files: Vec<String> = names.filter(|name| name.starts_with("audit-") && name.ends_with(".log")).collect();
+    files.sort();
+    files.push("audit.log".to_owned());
+    let (mut skipped, mut end, mut writes) = (begin, begin, Vec::new());
+    for name in files {
+        let mut file = std::fs::File::open(folder.join(name)).unwrap();
+        let length = file.metadata().unwrap().len();
+        if skipped > length {
+            skipped -= length;
+            continue;
+        }
+        file.seek(SeekFrom::Start(std::mem::take(&mut skipped))).unwrap();
+        let (mut file, mut line) = (BufReader::new(file), Vec::new());
+        // The last line may still be on its way.
+        while file.read_until(b'\n', &mut line).unwrap() > 0 && line.ends_with(b"\n") {
+            end += u64::try_from(line.len()).unwrap();
+            let writes_something = VERBS.is_match(&line);
+            let entry = writes_something.then(|| serde_json::from_slice::<Value>(&line).ok()).flatten();
+            writes.extend(entry.filter(is_write));
+            line.clear();
+        }
     }
     (writes, end)
 }

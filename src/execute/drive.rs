@@ -26,7 +26,7 @@ const QUIET: Duration = Duration::from_millis(250);
 const NEWS: u32 = 10;
 /// The same for intents, which hold up what they announce.
 const COMPANY: u32 = 4;
-/// How long after a plan was begun that is written down at the latest.
+/// How long after a plan was begun that is written down at the latest, or as long as the writing may take.
 const FIRST: Duration = Duration::from_millis(100);
 
 /// Something happened to a step, for events and metrics.
@@ -109,7 +109,7 @@ impl Driver {
         }
         // The first write takes the plan up, together with the first intents: it fails when what this driver was given is not
         // what is stored. Until then it only looks, and stores snapshots that nothing rests on.
-        let mut first = Some(Instant::now());
+        let mut first = Some(Instant::now() + FIRST.max(self.record.took()));
         let mut dirty = true;
         let mut announcing: Option<Instant> = None;
         loop {
@@ -153,8 +153,8 @@ impl Driver {
             // at work, but not for long.
             let patience = (self.record.took() * COMPANY).min(QUIET);
             let waited = announce.then(|| announcing.get_or_insert_with(Instant::now).elapsed());
-            let late = first.is_some_and(|begun| begun.elapsed() >= FIRST);
-            if late || waited.is_some_and(|waited| idle || waited >= patience) {
+            let unclaimed = first.map(|until| until.saturating_duration_since(Instant::now()));
+            if unclaimed == Some(Duration::ZERO) || waited.is_some_and(|waited| idle || waited >= patience) {
                 self.store(&mut journal).await?;
                 (dirty, announcing, first) = (false, None, None);
                 continue;
@@ -175,7 +175,7 @@ impl Driver {
                 () = tokio::time::sleep(patience.saturating_sub(waited.unwrap_or_default())), if waited.is_some() => {
                     continue;
                 }
-                () = tokio::time::sleep(first.map(|begun| FIRST.saturating_sub(begun.elapsed())).unwrap_or_default()), if first.is_some() => {
+                () = tokio::time::sleep(unclaimed.unwrap_or_default()), if unclaimed.is_some() => {
                     continue;
                 }
                 () = tokio::time::sleep(quiet), if dirty => {

@@ -72,7 +72,7 @@ var components = []component{
 				"--proxy-client-cert-file=" + c.pki("front-proxy-client.crt"),
 				"--proxy-client-key-file=" + c.pki("front-proxy-client.key"),
 				"--audit-policy-file=" + c.path("config", "audit-policy.yaml"),
-				"--audit-log-path=" + c.logFile("audit"), "--audit-log-maxsize=500", "--audit-log-maxbackup=3",
+				"--audit-log-path=" + c.logFile("audit"), "--audit-log-maxsize=500", "--audit-log-maxbackup=10",
 				"--profiling=false"}
 			if c.FeatureGates != "" {
 				argv = append(argv, "--feature-gates="+c.FeatureGates)
