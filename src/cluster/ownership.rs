@@ -10,7 +10,7 @@ pub enum SetBy {
     Manager,
     /// Somebody else.
     Another,
-    /// Nothing tells: the object keeps no record, or the fields are gone and nobody owns what is not there.
+    /// Nothing tells: the object keeps no record, or nobody owns the fields, because they are gone or were filled in.
     Unknown,
 }
 
@@ -29,7 +29,6 @@ const ANCIENT: &str = "ancient-changes";
 pub fn set_by(object: &Value, manager: &str, subresource: Option<&str>, changes: &[FieldChange]) -> SetBy {
     let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
     let Some(entries) = entries.filter(|entries| !entries.is_empty()) else { return SetBy::Unknown };
-    let text = |entry: &Value, member: &str| entry.get(member).and_then(Value::as_str).unwrap_or_default().to_owned();
     let is_own = |entry: &Value| {
         text(entry, "manager") == manager && text(entry, "subresource") == subresource.unwrap_or_default()
     };
@@ -60,6 +59,10 @@ pub fn set_by(object: &Value, manager: &str, subresource: Option<&str>, changes:
         }
     }
     found
+}
+
+fn text<'e>(entry: &'e Value, member: &str) -> &'e str {
+    entry.get(member).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Where the new values of a change are in the object. Of a list that is given whole, only what is new in it.

@@ -152,9 +152,10 @@ impl Driver {
             // write, the rest is found out again from the live objects. Intents wait for company for as long as others are
             // at work, but not for long.
             let patience = (self.record.took() * COMPANY).min(QUIET);
-            let waited = announce.then(|| announcing.get_or_insert_with(Instant::now).elapsed());
-            let unclaimed = first.map(|until| until.saturating_duration_since(Instant::now()));
-            if unclaimed == Some(Duration::ZERO) || waited.is_some_and(|waited| idle || waited >= patience) {
+            let announced = announce.then(|| *announcing.get_or_insert_with(Instant::now) + patience);
+            let due = [announced, first].into_iter().flatten().min();
+            let due = due.map(|due| due.saturating_duration_since(Instant::now()));
+            if due == Some(Duration::ZERO) || (announce && idle) {
                 self.store(&mut journal).await?;
                 (dirty, announcing, first) = (false, None, None);
                 continue;
@@ -172,10 +173,7 @@ impl Driver {
                 () = tokio::time::sleep(time_left.unwrap_or_default()), if time_left.is_some_and(|left| !left.is_zero()) => {
                     continue;
                 }
-                () = tokio::time::sleep(patience.saturating_sub(waited.unwrap_or_default())), if waited.is_some() => {
-                    continue;
-                }
-                () = tokio::time::sleep(unclaimed.unwrap_or_default()), if unclaimed.is_some() => {
+                () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {
                     continue;
                 }
                 () = tokio::time::sleep(quiet), if dirty => {

@@ -99,7 +99,7 @@ pub(super) fn moved(step: &Step, live: Option<&Value>) -> Option<String> {
 }
 
 /// What of the mutation that the journal speaks of is there.
-pub(super) fn found(subject: &Subject<'_>, changes: &[FieldChange], live: Option<&Value>) -> Found {
+fn found(subject: &Subject<'_>, changes: &[FieldChange], live: Option<&Value>) -> Found {
     let before = subject.entry.before.as_ref();
     let operation: &Operation = &subject.step.operation;
     let Some(live) = live else {

@@ -134,7 +134,8 @@ impl Journal {
         };
         let mut released = Vec::new();
         for entry in self.entries.iter_mut().filter(waits) {
-            self.unnamed.extend(entry.release());
+            self.unnamed.extend(entry.snapshot.take());
+            entry.release();
             released.push(entry.id.clone());
         }
         let any = !released.is_empty();
@@ -151,6 +152,10 @@ impl Journal {
         self.entries.get(*self.outline.positions.get(step)?)
     }
 
+    fn step<'s>(&self, steps: &'s [Step], id: &str) -> Option<&'s Step> {
+        steps.get(*self.outline.positions.get(id)?)
+    }
+
     fn entry_mut(&mut self, step: &str) -> Option<&mut StepStatus> {
         self.entries.get_mut(*self.outline.positions.get(step)?)
     }
@@ -158,8 +163,8 @@ impl Journal {
     /// The entries that `action` has to know: its own, and all of them only where it asks what came of other steps.
     #[must_use]
     pub fn entries_for(&self, action: &Action, steps: &[Step]) -> Vec<StepStatus> {
-        let step = self.outline.positions.get(action.step()).and_then(|position| steps.get(*position));
-        if *action == Action::Observe || step.is_some_and(|step| step.when.is_some()) {
+        let is_conditional = self.step(steps, action.step()).is_some_and(|step| step.when.is_some());
+        if *action == Action::Observe || is_conditional {
             return self.entries.clone();
         }
         self.entry(action.step()).cloned().into_iter().collect()
@@ -192,9 +197,8 @@ impl Journal {
         }
         self.unstored.insert(observation.step().to_owned());
         let Some(entry) = self.entry_mut(observation.step()) else { return };
-        let snapshot = entry.snapshot.clone();
+        let unnamed = matches!(observation, Observation::Released { .. }).then(|| entry.snapshot.take()).flatten();
         entry.note(observation, now);
-        let unnamed = snapshot.filter(|name| entry.snapshot.as_ref() != Some(name));
         if entry.state == StepState::Failed {
             let reason = failure(entry);
             self.rollback_reason.get_or_insert(reason);
@@ -261,7 +265,7 @@ impl StepStatus {
                     end(self, StepState::Completed, &message);
                 }
             }
-            Observation::Released { .. } => drop(self.release()),
+            Observation::Released { .. } => self.release(),
             Observation::MutationFailed { message, attempts, .. } => {
                 self.attempts += attempts;
                 end(self, StepState::Failed, message);
@@ -293,10 +297,9 @@ impl StepStatus {
         }
     }
 
-    /// Back to where it was before it was prepared. Gives the snapshot that was stored for it.
-    fn release(&mut self) -> Option<String> {
-        let released = Self { id: std::mem::take(&mut self.id), ..Self::default() };
-        std::mem::replace(self, released).snapshot
+    /// Back to where it was before it was prepared.
+    fn release(&mut self) {
+        *self = Self { id: std::mem::take(&mut self.id), ..Self::default() };
     }
 
     /// What is not known about the mutation goes with what came of it.
@@ -410,9 +413,7 @@ fn put_back(steps: &[Step], journal: &Journal, busy: &BTreeSet<&str>, signals: &
     // One after the other. What was put back on the same object is stored before: were it put back once more after a crash, it
     // would find the work of an earlier step undone, and take that for somebody else's.
     if let Some(entry) = landed.iter().find(is_open) {
-        let object = |id: &str| {
-            steps.get(*journal.outline.positions.get(id)?).and_then(|step| step.operation.target().ok().flatten())
-        };
+        let object = |id: &str| journal.step(steps, id)?.operation.target().ok().flatten();
         let target = object(&entry.id);
         let same = |id: &String| target.is_some() && object(id) == target;
         let announce = journal.unstored.contains(&entry.id) || journal.unstored.iter().any(same);
