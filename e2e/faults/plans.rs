@@ -122,8 +122,9 @@ impl Scenario {
                 step("c", &["a", "b"], image("nginx:1.28")),
                 step("d", &["c"], delete("ConfigMap", "a")),
             ],
+            // Of what is removed and deleted nothing tells who did it.
             Self::FailingVerify => vec![
-                step("a", &[], data("a", "2")),
+                step("a", &[], merge("ConfigMap", "a", json!({ "data": { "value": null } }))),
                 step("b", &[], delete("ConfigMap", "b")),
                 step("c", &["a", "b"], image("nginx:broken")),
             ],

@@ -93,7 +93,7 @@ async fn a_second_writer_between_snapshot_and_mutation_is_never_overwritten() {
     let arena = Arena::set("races").await;
     let stage = &arena.stage;
     let data = |name: &str| stage.field(&format!("configmap/{name}"), "{.data}");
-    let there = ["same", "equal", "other", "gone", "again", "dropped", "dropped-again"];
+    let there = ["same", "equal", "unset", "other", "gone", "again", "dropped", "dropped-again"];
     stage.apply(&there.map(configmap));
 
     let plan = arena.begun("same", arena.set_both("same")).await;
@@ -104,6 +104,12 @@ async fn a_second_writer_between_snapshot_and_mutation_is_never_overwritten() {
 
     let plan = arena.begun("equal", arena.set_both("equal")).await;
     arena.second_writer("equal", r#"{"data":{"ours":"2","more":"2"}}"#);
+    arena.ends(&plan, PlanPhase::Drifted, &[]).await;
+
+    // What is not there any more bears nobody's name.
+    let unset = json!({ "data": { "ours": null } });
+    let plan = arena.begun("unset", merge(&target(stage, "v1", "ConfigMap/unset"), unset.clone())).await;
+    arena.second_writer("unset", &unset.to_string());
     arena.ends(&plan, PlanPhase::Drifted, &[]).await;
 
     let plan = arena.begun("other", arena.set_both("other")).await;

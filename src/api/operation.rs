@@ -58,6 +58,21 @@ pub struct Patch {
     pub body: Value,
 }
 
+impl Patch {
+    /// Whether it takes fields away and gives none a value.
+    #[must_use]
+    pub fn only_removes(&self) -> bool {
+        fn is_empty(value: &Value) -> bool {
+            value.as_object().map_or(value.is_null(), |members| members.values().all(is_empty))
+        }
+        let takes = |operation: &Value| matches!(operation.get("op").and_then(Value::as_str), Some("remove" | "test"));
+        match self.patch_type {
+            PatchType::Json => self.body.as_array().is_some_and(|operations| operations.iter().all(takes)),
+            PatchType::Merge => is_empty(&self.body),
+        }
+    }
+}
+
 /// The two patch formats that every kind understands.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum PatchType {
@@ -330,6 +345,20 @@ mod tests {
         two.wait = Operation::wait(target.clone(), WaitUntil::Ready).wait;
         assert_eq!(two.kind(), Err(OperationError::NotOne(2)));
         assert_eq!(Operation::delete(target.clone()).target(), Ok(Some(target)));
+    }
+
+    #[test]
+    fn a_patch_that_gives_any_field_a_value_does_more_than_remove() {
+        let target = ObjectRef { api_version: "v1".into(), kind: "Pod".into(), namespace: None, name: "a".into() };
+        let removes = |patch_type: PatchType, body: Value| {
+            Patch { target: target.clone(), subresource: None, patch_type, body }.only_removes()
+        };
+        assert!(removes(PatchType::Merge, json!({ "data": { "a": null, "b": null } })));
+        assert!(!removes(PatchType::Merge, json!({ "data": { "a": null, "b": "1" } })));
+        assert!(!removes(PatchType::Merge, json!({ "data": { "a": [] } })));
+        let remove = json!({ "op": "remove", "path": "/data/a" });
+        assert!(removes(PatchType::Json, json!([{ "op": "test", "path": "/data/a", "value": "1" }, remove])));
+        assert!(!removes(PatchType::Json, json!([remove, { "op": "add", "path": "/data/b", "value": "1" }])));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 use super::condition::{check_syntax, when_holds};
-use super::evidence::{Found, GONE_UNKNOWN, difference, moved, moved_since};
+use super::evidence::{Doubt, Found, GONE_UNKNOWN, difference, moved, moved_since};
 use super::fence::Fence;
 use super::journal::{Action, Observation, is_done_once_stored};
 use super::snapshot::{Snapshot, SnapshotError, SnapshotStore};
 use super::writers::Writers;
 use crate::api::{
-    FieldChange, MAX_STEP_MESSAGE, ObjectRef, Operation, OperationKind, ResourceId, Step, StepStatus, Verify,
+    FieldChange, MAX_STEP_MESSAGE, ObjectRef, Operation, OperationKind, Patch, ResourceId, Step, StepStatus, Verify,
     VerifyKind, shortened,
 };
 use crate::cluster::{
@@ -284,8 +284,8 @@ impl Effects {
         let id = step.id.clone();
         let mut backoff = Backoff::new(step);
         let mut attempt = Attempt {
-            look_first: recovering,
-            open: recovering,
+            look_first: recovering || leaves_no_trace(step),
+            doubt: if recovering { Doubt::Open } else { Doubt::None },
             version: entry.before.as_ref().and_then(|before| before.resource_version.clone()),
             count: 0,
         };
@@ -304,11 +304,14 @@ impl Effects {
                 Ok(Tried::Needless(message)) => return Observation::Skipped { step: id, message },
                 Err(error) => {
                     // Once an answer was lost, a later refusal may be due to that very try: it may have landed late.
-                    attempt.open |= attempts > sent && error.leaves_open();
+                    if attempts > sent && error.leaves_open() {
+                        attempt.doubt = Doubt::Open;
+                    }
                     match error {
                         EffectError::Cluster(error) if moved_under_us(&error, entry) && conflicts < MAX_CONFLICTS => {
                             conflicts += 1;
                             attempt.look_first = true;
+                            attempt.doubt = attempt.doubt.max(Doubt::Refused);
                         }
                         error if error.is_transient() && backoff.again() => {
                             attempt.look_first = true;
@@ -319,7 +322,7 @@ impl Effects {
                 }
             }
         };
-        if attempt.open {
+        if attempt.doubt == Doubt::Open {
             return self.settle(step, entry, attempt.count, Some(failure)).await;
         }
         Observation::MutationFailed { step: id, message: failure, attempts: attempt.count, drifted: false }
@@ -331,8 +334,9 @@ impl Effects {
         let goes = step.operation.removes();
         if attempt.look_first {
             let live = self.live(&subject).await?;
-            let changes = self.snapshot_of(entry).await?.changes;
-            match self.find(&subject, &changes, live.as_ref(), attempt.open).await? {
+            // What goes is told by its identity alone.
+            let changes = if goes { Vec::new() } else { self.snapshot_of(entry).await?.changes };
+            match self.find(&subject, &changes, live.as_ref(), attempt.doubt).await? {
                 Found::Landed(result) => return Ok(Tried::Landed(result)),
                 Found::InPart(message) => return Ok(Tried::Unsettled(message)),
                 Found::Nothing if goes && live.is_none() => {
@@ -368,7 +372,7 @@ impl Effects {
             let subject = self.subject(step, entry.clone()).await?;
             let live = self.live(&subject).await?;
             let changes = self.snapshot_of(entry).await?.changes;
-            self.find(&subject, &changes, live.as_ref(), true).await
+            self.find(&subject, &changes, live.as_ref(), Doubt::Open).await
         });
         match looked.await {
             Ok(Found::Landed(result)) => landed_as(step, result, attempts),
@@ -458,8 +462,7 @@ impl Effects {
 /// Where the tries of one mutation stand.
 struct Attempt {
     look_first: bool,
-    /// Whether an earlier try may have landed without our knowing it.
-    open: bool,
+    doubt: Doubt,
     version: Option<String>,
     count: u32,
 }
@@ -475,6 +478,12 @@ enum Tried {
     Moved(String),
     /// It has not landed, and somebody else did the same.
     Needless(String),
+}
+
+/// Whether the object is looked at right before the mutation is sent, because afterwards nothing tells whose doing it is: the shorter the time
+/// between, the less likely it was somebody else.
+fn leaves_no_trace(step: &Step) -> bool {
+    step.operation.delete.is_some() || step.operation.patch.as_ref().is_some_and(Patch::only_removes)
 }
 
 /// Whether the object is not what it was taken for, so that it has to be looked at before anything else is tried.

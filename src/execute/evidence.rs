@@ -15,19 +15,30 @@ pub(super) enum Found {
     Nothing,
 }
 
+/// Why an earlier try of a mutation may have landed without our knowing it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Doubt {
+    /// No try was sent, or each was turned away.
+    None,
+    /// One was refused because the object had moved. That was its own doing where something on the way sent it twice.
+    Refused,
+    /// Of one there is no answer that says whether it was carried out.
+    Open,
+}
+
 impl Effects {
-    /// What of the mutation is there that may have landed (`open`), or that was refused.
+    /// What of the mutation is there that may have landed, or that was refused.
     ///
     /// Equal values alone do not tell whose they are. What another field manager set is not ours; what was refused is ours
     /// where the fields bear our name and no other plan can have set them: then something on the way sent it twice. Who
     /// deleted what, and who took a field away, is on record nowhere, nor is who had a value filled in: that counts as ours
-    /// where it may have landed.
+    /// where it may have landed, because what we did and do not know of is never put back.
     pub(super) async fn find(
         &self,
         subject: &Subject<'_>,
         changes: &[FieldChange],
         live: Option<&Value>,
-        open: bool,
+        doubt: Doubt,
     ) -> Result<Found, EffectError> {
         let there = found(subject, changes, live);
         let by = match live {
@@ -35,10 +46,12 @@ impl Effects {
             Some(live) if !subject.step.operation.removes() => self.author(subject, changes, live).await?,
             _ => SetBy::Unknown,
         };
-        let is_ours = match by {
-            SetBy::Manager => open || self.writers.is_alone(&subject.target, &self.plan_uid),
-            SetBy::Another => false,
-            SetBy::Unknown => open,
+        let is_ours = match (by, doubt) {
+            (SetBy::Another, _) | (SetBy::Unknown, Doubt::None) => false,
+            (_, Doubt::Open) => true,
+            (SetBy::Manager, _) | (SetBy::Unknown, Doubt::Refused) => {
+                self.writers.is_alone(&subject.target, &self.plan_uid)
+            }
         };
         Ok(if is_ours { there } else { Found::Nothing })
     }
