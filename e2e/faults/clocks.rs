@@ -1,7 +1,7 @@
 //! An operator whose clock is hours off: the time of day is wrong, lengths of time are right.
 
 use crate::matrix::Ground;
-use crate::operator::Operator;
+use crate::operator::{Oddities, Operator};
 use crate::plans::{Run, Scenario, create, eventually};
 use countersign::api::{
     ApprovalVerdict, ConditionType, Decision, ExecutionPlan, ExecutionPlanStatus, PlanApproval, PlanApprovalSpec,
@@ -38,7 +38,8 @@ async fn terms_of_time_go_by_the_clock_of_the_api_server() {
     ground.operator.end().await;
     ground.operator.runs(false).await;
     for (name, clock) in [("ahead", 3), ("behind", -3)] {
-        let operator = Operator::start_at(&ground.cluster.0, name, ground.proxy.address(), clock).await;
+        let oddities = Oddities { clock, ..Oddities::default() };
+        let operator = Operator::start_odd(&ground.cluster.0, name, ground.proxy.address(), oddities).await;
         let cases = [Case::LifetimeLasts, Case::LifetimeEnds, Case::DeadlineEnds, Case::Freeze, Case::Window];
         let ends = join_all(cases.map(|case| case.play(&ground, name))).await;
         for (case, end) in cases.iter().zip(ends) {

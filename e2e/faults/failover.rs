@@ -2,8 +2,8 @@
 
 use crate::full;
 use crate::ledger::{Table, mutations, writes};
-use crate::operator::Operator;
-use crate::plans::{Run, Scenario, allow_everything, eventually, set_up};
+use crate::operator::{Oddities, Operator};
+use crate::plans::{End, Run, Scenario, allow_everything, eventually, set_up};
 use crate::proxy::Proxy;
 use crate::stage::{Cluster, OPERATOR_NAMESPACE, OwnCluster};
 use futures::future::join_all;
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// What a lease that is not renewed keeps others out for.
 const LEASE: Duration = Duration::from_secs(15);
+/// Longer than a leader goes on without renewing (10 s), and short enough to wake up before the lease runs out.
+const NAP: Duration = Duration::from_millis(11_500);
 const PATIENCE: Duration = Duration::from_secs(300);
 const SCENARIOS: [Scenario; 5] =
     [Scenario::Patch, Scenario::Mixed, Scenario::FailingVerify, Scenario::Conditional, Scenario::Fifty];
@@ -24,8 +26,7 @@ struct Pair {
     cluster: OwnCluster,
     leases: Api<Lease>,
     replicas: [(Operator, Proxy); 2],
-    /// How many hours the clock of each is ahead.
-    clocks: [i64; 2],
+    oddities: [Oddities; 2],
     table: Table,
 }
 
@@ -33,7 +34,10 @@ struct Pair {
 #[derive(Clone, Copy, Debug)]
 enum Blow {
     Kill,
+    /// For longer than its lease lasts.
     Freeze,
+    /// For less, but for longer than it goes on without renewing.
+    Nap,
     CutOff,
     Stop,
 }
@@ -41,15 +45,21 @@ enum Blow {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_replica_takes_over() {
     // Clocks that disagree are the harder case.
-    let clocks: &[[i64; 2]] = if full() { &[[3, -3], [0, 0]] } else { &[[3, -3]] };
+    let hard = [3, -3].map(|clock| Oddities { clock, endless: false });
+    let endless = [0, 0].map(|clock| Oddities { clock, endless: true });
+    let pairs: &[[Oddities; 2]] = if full() { &[hard, endless] } else { &[hard] };
     let rounds = if full() { 3 } else { 1 };
-    for clocks in clocks {
-        let mut pair = Pair::prepare(*clocks).await;
+    for oddities in pairs {
+        let mut pair = Pair::prepare(*oddities).await;
         let mut leaders = vec![pair.leader().await];
         for round in 0..rounds {
             for blow in [Blow::Kill, Blow::Freeze, Blow::CutOff, Blow::Stop] {
                 pair.strike(blow, round).await;
                 leaders.push(pair.leader().await);
+            }
+            if full() {
+                pair.strike(Blow::Nap, round).await;
+                assert_eq!(Some(&pair.leader().await), leaders.last(), "nobody took over");
             }
             if full() {
                 // An odd number, so that in the next round each gets what the other got in this.
@@ -64,18 +74,18 @@ async fn another_replica_takes_over() {
 }
 
 impl Pair {
-    /// A cluster with two replicas whose clocks are that many hours ahead.
-    async fn prepare(clocks: [i64; 2]) -> Self {
+    /// A cluster with two replicas that are odd like that.
+    async fn prepare(oddities: [Oddities; 2]) -> Self {
         let cluster = Cluster::start("failover");
         cluster.0.control(&["operator", "stop"]).unwrap();
         allow_everything(&cluster.0).await;
         let leases = Api::namespaced(cluster.0.client("admin").await, OPERATOR_NAMESPACE);
-        let replica = async |name: &str, clock: i64| {
+        let replica = async |name: &str, oddities: Oddities| {
             let proxy = Proxy::start(&cluster.0.kubeconfig, 0).await;
-            (Operator::start_at(&cluster.0, name, proxy.address(), clock).await, proxy)
+            (Operator::start_odd(&cluster.0, name, proxy.address(), oddities).await, proxy)
         };
-        let replicas = [replica("first", clocks[0]).await, replica("second", clocks[1]).await];
-        Self { cluster, leases, replicas, clocks, table: Table::default() }
+        let replicas = [replica("first", oddities[0]).await, replica("second", oddities[1]).await];
+        Self { cluster, leases, replicas, oddities, table: Table::default() }
     }
 
     /// The replica that holds the lease, once one of the two does.
@@ -99,37 +109,66 @@ impl Pair {
     /// Does that to the leader while plans run, and lets it come back after they ended.
     async fn strike(&mut self, blow: Blow, round: u32) {
         let name = format!("{blow:?}-{round}").to_lowercase();
-        // A frozen leader is woken with work at hand that it was waiting for: there is nothing of it under way by then.
-        let mut runs = match blow {
-            Blow::Freeze => {
-                let one = |n| Run::set_up(&self.cluster.0, Scenario::Slow, format!("{name}-{n}"));
-                join_all((0..SCENARIOS.len()).map(one)).await
-            }
-            _ => set_up(&self.cluster.0, &name, &SCENARIOS).await,
-        };
         let old = self.leader().await;
         let (operator, road) = self.replicas[old].clone();
+        // A leader that will wake up is frozen with work at hand that it was waiting for: what is right about to be sent
+        // then is sent. Any other is struck in the middle of its writes.
+        let wakes = matches!(blow, Blow::Nap) || (matches!(blow, Blow::Freeze) && self.oddities[old].endless);
+        let mut runs = if wakes {
+            let one = |n| Run::set_up(&self.cluster.0, Scenario::Slow, format!("{name}-{n}"));
+            join_all((0..SCENARIOS.len()).map(one)).await
+        } else {
+            set_up(&self.cluster.0, &name, &SCENARIOS).await
+        };
         operator.revive(false).await;
         join_all(runs.iter_mut().map(Run::begin)).await;
         let longest = runs[SCENARIOS.len() - 1].namespace.clone();
         eventually("the plans are under way", || async {
-            let under_way = match blow {
-                Blow::Freeze => join_all(runs.iter().map(Run::waits)).await.into_iter().all(|waits| waits),
-                _ => road.writes(&longest) >= 10 + 25 * round,
+            let under_way = if wakes {
+                join_all(runs.iter().map(Run::waits)).await.into_iter().all(|waits| waits)
+            } else {
+                road.writes(&longest) >= 10 + 25 * round
             };
             under_way.then_some(())
         })
         .await;
+        let ends = match blow {
+            Blow::Nap => self.nap(&operator, &runs).await,
+            _ => self.replace(blow, old, wakes, &runs).await,
+        };
+        let writes = mutations(&self.cluster.0);
+        let fault = format!("leader: {blow:?}");
+        for (run, end) in runs.iter().zip(&ends) {
+            self.table.enter(&fault, run, end, &writes);
+        }
+        operator.revive(true).await;
+        operator.runs(true).await;
+    }
+
+    /// Freezes the leader until it has not renewed for longer than it goes on without, and wakes it before another may lead.
+    async fn nap(&self, operator: &Operator, runs: &[Run]) -> Vec<End> {
+        let renewed = async || self.leases.get("countersign").await.ok()?.spec?.renew_time;
+        let last = renewed().await;
+        eventually("the lease is renewed", || async { (renewed().await != last).then_some(()) }).await;
+        operator.freeze().await;
+        tokio::time::sleep(NAP).await;
+        operator.thaw().await;
+        join_all(runs.iter().map(|run| run.ended(PATIENCE))).await
+    }
+
+    /// Has another replica finish what the leader began.
+    async fn replace(&self, blow: Blow, old: usize, wakes: bool, runs: &[Run]) -> Vec<End> {
+        let (operator, road) = &self.replicas[old];
         let struck = Instant::now();
         match blow {
             Blow::Kill => operator.kill().await,
-            Blow::Freeze => operator.freeze().await,
+            Blow::Freeze | Blow::Nap => operator.freeze().await,
             Blow::CutOff => road.cut(true),
             Blow::Stop => operator.end().await,
         }
         eventually("the other replica leads", || async { (self.leader().await != old).then_some(()) }).await;
         let (took, since) = (struck.elapsed(), Timestamp::now());
-        let (off, wanted) = (self.skew().await, self.clocks[1 - old]);
+        let (off, wanted) = (self.skew().await, self.oddities[1 - old].clock);
         println!(
             "{blow:?}: the other replica, whose clock is {:.1} h ahead, leads after {:.1} s",
             off.as_secs_f64() / 3600.0,
@@ -138,10 +177,10 @@ impl Pair {
         let right = (off - SignedDuration::from_hours(wanted)).abs() < SignedDuration::from_mins(10);
         assert!(right, "its clock is {off:#} ahead, not {wanted} h");
         let ends = join_all(runs.iter().map(|run| run.ended(PATIENCE))).await;
-        if matches!(blow, Blow::Freeze) {
+        if wakes {
             operator.thaw().await;
         }
-        // Whoever lost the lead ends by itself.
+        // Whoever lost the lead ends by itself, or, frozen, by the kernel.
         operator.runs(false).await;
         road.cut(false);
         let late = writes_of(&self.cluster.0, &operator.name, since);
@@ -149,13 +188,7 @@ impl Pair {
         if matches!(blow, Blow::Stop) {
             assert!(took < LEASE, "the lease was not given back: it took {took:?}");
         }
-        let writes = mutations(&self.cluster.0);
-        let fault = format!("leader: {blow:?}");
-        for (run, end) in runs.iter().zip(&ends) {
-            self.table.enter(&fault, run, end, &writes);
-        }
-        operator.revive(true).await;
-        operator.runs(true).await;
+        ends
     }
 }
 

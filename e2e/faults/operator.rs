@@ -23,6 +23,15 @@ enum Order {
     Revive(bool),
 }
 
+/// What is odd about a replica.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Oddities {
+    /// How many hours its clock is ahead.
+    pub clock: i64,
+    /// The kernel does not end it when its lease runs out.
+    pub endless: bool,
+}
+
 /// One replica; whenever it ends it is started again, the way a kubelet does, unless told otherwise.
 #[derive(Clone)]
 pub struct Operator {
@@ -35,11 +44,11 @@ pub struct Operator {
 impl Operator {
     /// Starts a replica by that name, which finds the API server at `server`.
     pub async fn start(cluster: &Cluster, name: &str, server: &str) -> Self {
-        Self::start_at(cluster, name, server, 0).await
+        Self::start_odd(cluster, name, server, Oddities::default()).await
     }
 
-    /// As [`Operator::start`], with a clock that is so many hours ahead.
-    pub async fn start_at(cluster: &Cluster, name: &str, server: &str, clock: i64) -> Self {
+    /// As [`Operator::start`], with oddities.
+    pub async fn start_odd(cluster: &Cluster, name: &str, server: &str, oddities: Oddities) -> Self {
         let folder = cluster.kubeconfig.parent().unwrap().to_owned();
         let kubeconfig = folder.join(format!("{name}.kubeconfig"));
         let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client("admin").await, OPERATOR_NAMESPACE);
@@ -58,7 +67,7 @@ impl Operator {
         let (orders, heard) = mpsc::unbounded_channel();
         let (state, running) = watch::channel(false);
         let starts = Arc::new(AtomicU32::new(0));
-        let command = command(name, &kubeconfig, &log, clock);
+        let command = command(name, &kubeconfig, &log, oddities);
         tokio::spawn(supervise(command, heard, state, starts.clone()));
         let operator = Self { name: name.to_owned(), orders, running, starts };
         operator.runs(true).await;
@@ -109,7 +118,13 @@ impl Operator {
     }
 }
 
-fn command(name: &str, kubeconfig: &Path, log: &Path, clock: i64) -> impl Fn() -> Command + Send + use<> + 'static {
+fn command(
+    name: &str,
+    kubeconfig: &Path,
+    log: &Path,
+    oddities: Oddities,
+) -> impl Fn() -> Command + Send + use<> + 'static {
+    let Oddities { clock, endless } = oddities;
     let target = std::env::var("CARGO_TARGET_DIR")
         .map_or_else(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
     let binary = target.join("release/countersign");
@@ -122,6 +137,9 @@ fn command(name: &str, kubeconfig: &Path, log: &Path, clock: i64) -> impl Fn() -
         command.stdout(file.try_clone().unwrap()).stderr(file);
         command.env("KUBECONFIG", &kubeconfig).env("POD_NAMESPACE", OPERATOR_NAMESPACE).env("POD_NAME", &name);
         command.env("COUNTERSIGN_LISTEN", "127.0.0.1:0").env("RUST_LOG", "info").env("RUST_BACKTRACE", "1");
+        if endless {
+            command.env("COUNTERSIGN_DEADLINE", "off");
+        }
         if let Some((clock, library)) = &clock {
             // The time of day alone: how long something takes is the same by every clock.
             command.env("LD_PRELOAD", library).env("FAKETIME", clock).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");

@@ -2,7 +2,9 @@
 //!
 //! The rules are those of client-go's leader election: whoever waits judges the lease by its own clock, from the moment at
 //! which it last saw it renewed, so that clocks need not agree; whoever leads stops well before anybody else may start.
+//! Beyond those rules the kernel ends a leader that cannot stop by itself.
 
+use super::deadline::{Deadline, Moment};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
@@ -56,6 +58,7 @@ pub(super) struct Elector {
     leases: Api<Lease>,
     identity: String,
     leadership: Leadership,
+    deadline: Deadline,
     /// The lease as this replica wrote it last, for renewing without reading.
     held: Option<Lease>,
     /// The lease as it was last seen to change, and when that was by this process's clock.
@@ -84,7 +87,8 @@ impl Elector {
     /// An elector for the lease of `namespace`, under a name that no other replica has.
     pub fn new(client: Client, namespace: &str, identity: String) -> Self {
         let leases = Api::namespaced(client, namespace);
-        Self { leases, identity, leadership: Leadership::default(), held: None, seen: None }
+        let (leadership, deadline) = (Leadership::default(), Deadline::new());
+        Self { leases, identity, leadership, deadline, held: None, seen: None }
     }
 
     /// The word that is kept up to date.
@@ -133,6 +137,8 @@ impl Elector {
     /// Gives the lease back, so that the next replica need not wait for it to run out.
     pub async fn release(&mut self) {
         self.leadership.lose();
+        // Nothing is under way any more.
+        self.deadline.lift();
         let Ok(Some(mut lease)) = self.leases.get_opt(LEASE).await else { return };
         let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity))
         else {
@@ -147,10 +153,11 @@ impl Elector {
 
     /// Takes or renews the lease if that is possible now. Whether this replica leads.
     async fn attempt(&mut self, aim: Aim) -> bool {
-        let begun = Instant::now();
+        let (begun, moment) = (Instant::now(), Moment::now());
         match tokio::time::timeout(TRY, self.write(aim)).await {
             Ok(Ok(true)) => {
                 // From before the request: the server may have stored it at any moment since.
+                self.deadline.put_off(moment, DURATION);
                 self.leadership.renew(begun);
                 true
             }

@@ -4,6 +4,7 @@ mod approvals;
 mod assessments;
 mod command;
 mod context;
+mod deadline;
 mod ended;
 mod failures;
 mod finished;
