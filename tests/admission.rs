@@ -63,9 +63,14 @@ impl Shop {
 
     /// Puts a whole status in place, as the operator does: it holds the right to nothing else of it.
     fn set_status(&self, who: &str, object: &str, status: &Value) -> Result<String, String> {
+        self.write_status(who, object, |stored| stored["status"] = status.clone())
+    }
+
+    /// Sends the whole object to be stored as its status, changed like that.
+    fn write_status(&self, who: &str, object: &str, change: impl FnOnce(&mut Value)) -> Result<String, String> {
         let stored = self.kubectl("admin", &["get", object, "-o", "json"], None)?;
         let mut stored: Value = serde_json::from_str(&stored).unwrap();
-        stored["status"] = status.clone();
+        change(&mut stored);
         let kind = if stored["kind"] == "ExecutionPlan" { "executionplans" } else { "agentcommands" };
         let name = stored["metadata"]["name"].as_str().unwrap();
         let path = format!("--raw=/apis/countersign.dev/v1alpha1/namespaces/shop/{kind}/{name}/status");
@@ -261,12 +266,20 @@ fn plans(shop: &Shop) {
         ),
         "only countersign itself sets or removes the annotation countersign.dev/command-generation",
     );
-    for who in ["admin", OPERATOR] {
+    for (who, message) in [("admin", json!({})), (OPERATOR, json!({})), (OPERATOR, json!({ "message": "new" }))] {
         refused(
-            shop.patch(who, "plan/his", &json!({ "spec": { "summary": "other" } })),
+            shop.patch(who, "plan/his", &json!({ "spec": { "summary": "other" }, "status": message })),
             "the spec of an ExecutionPlan never changes",
         );
     }
+    // A write of the status takes nothing else along.
+    let write = shop.write_status(OPERATOR, "plan/his", |stored| {
+        stored["spec"]["summary"] = json!("other");
+        stored["status"] = json!({ "message": "new" });
+    });
+    write.unwrap();
+    let told = shop.kubectl("admin", &["get", "plan/his", "-o", "jsonpath={.status.message}/{.spec.summary}"], None);
+    assert_eq!(told.unwrap(), "new/");
 }
 
 /// One plan, one digest, somebody else, with the right to.

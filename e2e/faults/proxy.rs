@@ -385,8 +385,11 @@ impl Inner {
         {
             state.plans.insert(uid.to_owned(), namespace.clone());
         }
-        if let Some(rest) = name.strip_prefix("snapshot-") {
-            namespace = state.plans.get(rest.get(..36)?)?.clone();
+        if resource == "secrets"
+            && let Ok(secret) = serde_json::from_slice::<Value>(&call.body)
+            && let Some(plan) = secret.pointer("/metadata/labels/countersign.dev~1plan-uid").and_then(Value::as_str)
+        {
+            namespace = state.plans.get(plan)?.clone();
         }
         let count = state.writes.entry(namespace.clone()).or_insert(0);
         *count += 1;

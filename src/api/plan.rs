@@ -28,7 +28,7 @@ use std::fmt;
     printcolumn(name = "By", type_ = "string", json_path = ".spec.requestedBy.username", priority = "1"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = "1"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = rules::immutable_spec("the spec of an ExecutionPlan never changes: create a new plan")
+    validation = rules::immutable_large_spec("the spec of an ExecutionPlan never changes: create a new plan")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ExecutionPlanSpec {

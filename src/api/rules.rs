@@ -10,6 +10,15 @@ pub(super) fn immutable_spec(message: &str) -> Rule {
     Rule::new("self.spec == oldSelf.spec").message(message).field_path(".spec")
 }
 
+/// The same, where the spec may be large and the status is written often. Whoever writes the object itself cannot change its
+/// status, and whoever writes the status cannot change its spec: so where the status is seen to differ, the spec need not be
+/// compared, which would take the API server a third of the time that a write of a plan of a thousand steps takes it.
+pub(super) fn immutable_large_spec(message: &str) -> Rule {
+    Rule::new("self.?status.message != oldSelf.?status.message || self.spec == oldSelf.spec")
+        .message(message)
+        .field_path(".spec")
+}
+
 /// At least one letter or digit of any script: what only looks empty is empty.
 pub(super) fn request_has_words() -> Rule {
     Rule::new(r"self.matches('[\\p{L}\\p{N}]')")
