@@ -16,11 +16,13 @@ pub(super) struct Deadline {
 
 /// A point in time by a clock that goes on while the machine sleeps.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment(Duration);
+pub(super) struct Moment(#[cfg(target_os = "linux")] Duration);
+
+const UNAVAILABLE: &str = "the kernel cannot end this replica when its lease runs out: frozen, it may write once more after another took over";
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use super::{Deadline, Duration, Moment};
+    use super::{Deadline, Duration, Moment, UNAVAILABLE};
     use nix::sys::signal::{SigEvent, SigevNotify, Signal};
     use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
     use nix::time::{ClockId, clock_gettime};
@@ -29,6 +31,8 @@ mod linux {
     const CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
     /// As a remaining time, zero would mean never.
     const AT_ONCE: Duration = Duration::from_nanos(1);
+    /// The process that the kernel spares, whatever signal comes from within its namespace.
+    const INIT: u32 = 1;
 
     impl Moment {
         pub fn now() -> Self {
@@ -42,11 +46,15 @@ mod linux {
             if std::env::var_os("COUNTERSIGN_DEADLINE").is_some_and(|value| value == "off") {
                 return Self { timer: None };
             }
+            if std::process::id() == INIT {
+                tracing::warn!("{UNAVAILABLE} (it is the first process of its namespace: shareProcessNamespace)");
+                return Self { timer: None };
+            }
             // What is stopped is woken by this signal alone, and ends by it without executing anything.
             let kill = SigEvent::new(SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 });
             let timer = Timer::new(CLOCK, kill);
             if let Err(error) = &timer {
-                tracing::warn!(%error, "the kernel cannot end this replica in time: frozen, it may write once more after another took over");
+                tracing::warn!(%error, "{UNAVAILABLE}");
             }
             Self { timer: timer.ok() }
         }
@@ -57,7 +65,7 @@ mod linux {
             // What is left, not the moment itself: frozen right here, the process ends by the deadline that still stands.
             let left = (since.0 + time).saturating_sub(Moment::now().0).max(AT_ONCE);
             if let Err(error) = timer.set(Expiration::OneShot(left.into()), TimerSetTimeFlags::empty()) {
-                tracing::warn!(%error, "the kernel cannot end this replica in time");
+                tracing::warn!(%error, "{UNAVAILABLE}");
             }
         }
 
@@ -82,7 +90,7 @@ mod linux {
 #[cfg(not(target_os = "linux"))]
 impl Moment {
     pub fn now() -> Self {
-        Self(Duration::ZERO)
+        Self()
     }
 }
 
@@ -90,6 +98,7 @@ impl Moment {
 #[cfg(not(target_os = "linux"))]
 impl Deadline {
     pub fn new() -> Self {
+        tracing::warn!("{UNAVAILABLE}");
         Self {}
     }
 

@@ -210,6 +210,8 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     gauges.abort();
     following.abort();
     if lost {
+        // Its deadline stands until the process has ended: what is under way is not waited for.
+        std::mem::forget(elector);
         return Err(RunError::LeadershipLost);
     }
     context.executions.stop();

@@ -291,7 +291,7 @@ impl Effects {
         };
         let mut conflicts = 0;
         let failure = loop {
-            let sent = attempt.count;
+            let (sent, looked) = (attempt.count, attempt.look_first);
             let tried = self.try_mutation(step, entry, &mut attempt).await;
             let attempts = attempt.count;
             match tried {
@@ -311,7 +311,10 @@ impl Effects {
                         EffectError::Cluster(error) if moved_under_us(&error, entry) && conflicts < MAX_CONFLICTS => {
                             conflicts += 1;
                             attempt.look_first = true;
-                            attempt.doubt = attempt.doubt.max(Doubt::Refused);
+                            // Long after the last look it was more likely somebody else.
+                            if looked && attempts > sent {
+                                attempt.doubt = attempt.doubt.max(Doubt::Refused);
+                            }
                         }
                         error if error.is_transient() && backoff.again() => {
                             attempt.look_first = true;
@@ -480,8 +483,8 @@ enum Tried {
     Needless(String),
 }
 
-/// Whether the object is looked at right before the mutation is sent, because afterwards nothing tells whose doing it is: the shorter the time
-/// between, the less likely it was somebody else.
+/// Whether the object is looked at right before the mutation is sent, because afterwards nothing tells whose doing it is: the
+/// shorter the time between, the less likely it was somebody else.
 fn leaves_no_trace(step: &Step) -> bool {
     step.operation.delete.is_some() || step.operation.patch.as_ref().is_some_and(Patch::only_removes)
 }

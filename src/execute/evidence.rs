@@ -20,7 +20,8 @@ pub(super) enum Found {
 pub(super) enum Doubt {
     /// No try was sent, or each was turned away.
     None,
-    /// One was refused because the object had moved. That was its own doing where something on the way sent it twice.
+    /// One was refused because the object had moved, although it had not a moment before. That was its own doing where
+    /// something on the way sent it twice.
     Refused,
     /// Of one there is no answer that says whether it was carried out.
     Open,
@@ -46,13 +47,8 @@ impl Effects {
             Some(live) if !subject.step.operation.removes() => self.author(subject, changes, live).await?,
             _ => SetBy::Unknown,
         };
-        let is_ours = match (by, doubt) {
-            (SetBy::Another, _) | (SetBy::Unknown, Doubt::None) => false,
-            (_, Doubt::Open) => true,
-            (SetBy::Manager, _) | (SetBy::Unknown, Doubt::Refused) => {
-                self.writers.is_alone(&subject.target, &self.plan_uid)
-            }
-        };
+        let alone = || self.writers.is_alone(&subject.target, &self.plan_uid);
+        let is_ours = counts_as_ours(by, doubt, alone);
         Ok(if is_ours { there } else { Found::Nothing })
     }
 
@@ -80,6 +76,15 @@ impl Effects {
             Err(error) if error.is_forbidden() => Ok(SetBy::Unknown),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Whether what is there counts as done by the plan; `alone` tells whether no other plan wrote the object lately.
+fn counts_as_ours(by: SetBy, doubt: Doubt, alone: impl FnOnce() -> bool) -> bool {
+    match (by, doubt) {
+        (SetBy::Another, _) | (SetBy::Unknown, Doubt::None) => false,
+        (_, Doubt::Open) => true,
+        (SetBy::Manager, _) | (SetBy::Unknown, Doubt::Refused) => alone(),
     }
 }
 
@@ -224,6 +229,18 @@ mod tests {
         assert_eq!(find(&live("another", 5, "web:2", "x")), Found::Nothing);
         let Found::InPart(message) = find(&live("u", 9, "web:2", "x")) else { panic!("it landed in part") };
         insta::assert_snapshot!(message, @"Deployment shop/checkout was changed by somebody else since, in spec.replicas");
+    }
+
+    #[test]
+    fn what_nobody_is_known_to_have_done_counts_as_ours_only_where_we_tried_it() {
+        let ours = |by, doubt| counts_as_ours(by, doubt, || true);
+        assert!(!ours(SetBy::Unknown, Doubt::None), "another did it between preparation and mutation");
+        assert!(ours(SetBy::Unknown, Doubt::Refused) && ours(SetBy::Unknown, Doubt::Open));
+        assert!(!counts_as_ours(SetBy::Unknown, Doubt::Refused, || false), "another plan did it");
+        assert!(ours(SetBy::Manager, Doubt::None), "it was sent twice");
+        assert!(!counts_as_ours(SetBy::Manager, Doubt::None, || false));
+        assert!(counts_as_ours(SetBy::Manager, Doubt::Open, || false));
+        assert!([Doubt::None, Doubt::Refused, Doubt::Open].iter().all(|doubt| !ours(SetBy::Another, *doubt)));
     }
 
     #[test]

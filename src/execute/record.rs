@@ -71,7 +71,8 @@ impl Record {
                 }
                 Err(kube::Error::Api(status)) if status.code == 404 => return Err(DriveError::Gone(self.name.clone())),
                 Err(kube::Error::Api(status)) if status.code == 409 => {
-                    let current = self.plans.get(&self.name).await.map_err(|source| self.failed(source))?;
+                    let current = self.plans.get_opt(&self.name).await.map_err(|source| self.failed(source))?;
+                    let Some(current) = current else { return Err(DriveError::Gone(self.name.clone())) };
                     if current.metadata.uid != self.metadata.uid {
                         return Err(DriveError::Gone(self.name.clone()));
                     }
@@ -133,14 +134,16 @@ fn plain(status: &ExecutionPlanStatus) -> Value {
 }
 
 /// The plan as it is sent to be stored with that status. The API server takes everything but the status from what it has, so
-/// that the spec, the larger part of most plans, stays at home. A patch would send less, and have the server encode and decode
-/// the whole plan once more to apply it.
+/// that the spec, the larger part of most plans, stays at home; what has owners of its own in `managedFields` goes along, because older
+/// servers forget the owners of what is not sent. A patch would send less, and have the server encode and decode the whole plan once more to
+/// apply it.
 fn body(metadata: &ObjectMeta, status: &Value) -> Value {
     json!({
         "apiVersion": ExecutionPlan::api_version(&()), "kind": ExecutionPlan::kind(&()),
         "metadata": {
             "name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid,
-            "resourceVersion": metadata.resource_version,
+            "resourceVersion": metadata.resource_version, "labels": metadata.labels, "annotations": metadata.annotations,
+            "finalizers": metadata.finalizers, "ownerReferences": metadata.owner_references,
         },
         "status": status,
     })
@@ -149,6 +152,7 @@ fn body(metadata: &ObjectMeta, status: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::ExecutionPlanSpec;
 
     #[test]
     fn a_write_is_held_to_the_version_that_was_written_last_and_sends_no_spec() {
@@ -160,11 +164,16 @@ mod tests {
             finalizers: Some(vec!["a/b".into()]),
             ..ObjectMeta::default()
         };
-        let metadata_sent = json!({ "name": "p", "namespace": "shop", "uid": "u", "resourceVersion": "7" });
-        assert_eq!(
-            body(&metadata, &json!({ "phase": "Executing" })),
-            json!({ "apiVersion": "countersign.dev/v1alpha1", "kind": "ExecutionPlan", "metadata": metadata_sent,
-                    "status": { "phase": "Executing" } })
-        );
+        let sent = body(&metadata, &json!({ "phase": "Executing" }));
+        let names: Vec<&String> = sent.as_object().unwrap().keys().collect();
+        assert_eq!(names, ["apiVersion", "kind", "metadata", "status"]);
+        // Without it the write would be held to nothing.
+        assert_eq!(sent.pointer("/metadata/resourceVersion"), Some(&json!("7")));
+        let plan: ExecutionPlan = serde_json::from_value(json!({
+            "apiVersion": sent["apiVersion"], "kind": sent["kind"], "metadata": sent["metadata"],
+            "spec": ExecutionPlanSpec::default(),
+        }))
+        .unwrap();
+        assert_eq!(plan.metadata, metadata);
     }
 }
