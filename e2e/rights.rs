@@ -6,12 +6,15 @@
 // Functions of a test panic like the test itself.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[allow(dead_code)]
+#[path = "audit_log.rs"]
+mod audit_log;
+
+use audit_log::AuditLog;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 const NAMESPACE: &str = "countersign-system";
@@ -100,18 +103,17 @@ fn held() -> BTreeSet<Right> {
 }
 
 /// What the operator asked for under its own name, and what of it the authorizer refused.
-fn asked_for(log: &Path) -> (BTreeSet<Right>, BTreeSet<Right>) {
+fn asked_for(log: &AuditLog) -> (BTreeSet<Right>, BTreeSet<Right>) {
     let username = format!("system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
     let (mut used, mut refused) = (BTreeSet::new(), BTreeSet::new());
-    for line in BufReader::new(File::open(log).unwrap()).lines() {
-        let line = line.unwrap();
+    log.read(0, |line| {
         // Most lines are about somebody else.
-        if !line.contains(&username) {
-            continue;
+        if !std::str::from_utf8(line).is_ok_and(|line| line.contains(&username)) {
+            return;
         }
-        let Ok(entry) = serde_json::from_str::<Value>(&line) else { continue };
+        let Ok(entry) = serde_json::from_slice::<Value>(line) else { return };
         if entry["user"]["username"] != username.as_str() || !entry["objectRef"].is_object() {
-            continue;
+            return;
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         if entry["impersonatedUser"].is_object() {
@@ -120,7 +122,7 @@ fn asked_for(log: &Path) -> (BTreeSet<Right>, BTreeSet<Right>) {
             let namespace = username.split(':').nth(2).unwrap_or_default().to_owned();
             let resource = "serviceaccounts".to_owned();
             used.insert(Right { verb: "impersonate".to_owned(), group: String::new(), resource, namespace });
-            continue;
+            return;
         }
         let object = &entry["objectRef"];
         let subresource = object["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
@@ -132,14 +134,14 @@ fn asked_for(log: &Path) -> (BTreeSet<Right>, BTreeSet<Right>) {
         };
         if entry["annotations"]["authorization.k8s.io/decision"] == "forbid" {
             refused.insert(right);
-            continue;
+            return;
         }
         // A server-side apply of what is not there takes the right to create it.
         if right.verb == "patch" && entry["responseStatus"]["code"] == 201 {
             used.insert(Right { verb: "create".to_owned(), ..right.clone() });
         }
         used.insert(right);
-    }
+    });
     (used, refused)
 }
 
@@ -152,7 +154,7 @@ fn the_operator_holds_what_it_uses_and_uses_what_it_holds() {
     let kubeconfig = std::env::var_os("KUBECONFIG").map(PathBuf::from);
     let kubeconfig =
         kubeconfig.expect("KUBECONFIG is not set: this reads what the scenarios left; run it by e2e/test --e2e");
-    let (used, refused) = asked_for(&kubeconfig.parent().unwrap().join("logs/audit.log"));
+    let (used, refused) = asked_for(&AuditLog::of(&kubeconfig));
     assert!(refused.is_empty(), "the operator was refused what it asked for:{}", list(&refused));
 
     let held = held();

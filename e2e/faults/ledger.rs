@@ -3,40 +3,21 @@
 use crate::plans::{End, Judgement, Run, Scenario};
 use crate::proxy::REPEATED;
 use crate::stage::Cluster;
+use crate::stage::audit_log::AuditLog;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 /// The writes of the audit log from that byte on, and up to which byte they go. A log of hours has gigabytes, most of it
-/// reads: only writes are parsed. The API server begins a new file now and then; they count as one.
+/// reads: only writes are parsed.
 pub fn writes_from(cluster: &Cluster, begin: u64) -> (Vec<Value>, u64) {
-    let folder = cluster.kubeconfig.parent().unwrap().join("logs");
-    let names = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
-    let mut files: Vec<String> = names.filter(|name| name.starts_with("audit-") && name.ends_with(".log")).collect();
-    files.sort();
-    files.push("audit.log".to_owned());
-    let (mut skipped, mut end, mut writes) = (begin, begin, Vec::new());
-    for name in files {
-        let mut file = std::fs::File::open(folder.join(name)).unwrap();
-        let length = file.metadata().unwrap().len();
-        if skipped > length {
-            skipped -= length;
-            continue;
-        }
-        file.seek(SeekFrom::Start(std::mem::take(&mut skipped))).unwrap();
-        let (mut file, mut line) = (BufReader::new(file), Vec::new());
-        // The last line may still be on its way.
-        while file.read_until(b'\n', &mut line).unwrap() > 0 && line.ends_with(b"\n") {
-            end += u64::try_from(line.len()).unwrap();
-            let writes_something = VERBS.is_match(&line);
-            let entry = writes_something.then(|| serde_json::from_slice::<Value>(&line).ok()).flatten();
-            writes.extend(entry.filter(is_write));
-            line.clear();
-        }
-    }
+    let mut writes = Vec::new();
+    let end = AuditLog::of(&cluster.kubeconfig).read(begin, |line| {
+        let entry = VERBS.is_match(line).then(|| serde_json::from_slice::<Value>(line).ok()).flatten();
+        writes.extend(entry.filter(is_write));
+    });
     (writes, end)
 }
 
@@ -175,4 +156,27 @@ impl std::fmt::Display for Table {
         }
         f.write_str(&text)
     }
+}
+
+#[test]
+fn a_log_that_was_put_aside_is_read_on() {
+    let folder = std::env::temp_dir().join(format!("countersign-audit-{}", std::process::id()));
+    let (logs, log) = (folder.join("logs"), AuditLog::of(&folder.join("kubeconfig")));
+    std::fs::create_dir_all(&logs).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(logs.join(name), text).unwrap();
+    let read = |begin: u64| {
+        let mut lines = Vec::new();
+        let end = log.read(begin, |line| lines.push(String::from_utf8(line.to_vec()).unwrap()));
+        (lines.concat(), end)
+    };
+    write("audit.log", "one\ntwo\nthr");
+    assert_eq!(read(0), ("one\ntwo\n".to_owned(), 8));
+    write("audit-2026-01-02T00-00-00.000.log", "one\ntwo\nthree\n");
+    write("audit.log", "four\n");
+    assert_eq!(read(8), ("three\nfour\n".to_owned(), 19));
+    write("audit-2026-01-03T00-00-00.000.log", "four\nfive\n");
+    write("audit.log", "");
+    assert_eq!(read(19), ("five\n".to_owned(), 24));
+    assert_eq!((read(24), log.length()), ((String::new(), 24), 24));
+    std::fs::remove_dir_all(folder).unwrap();
 }

@@ -1,9 +1,8 @@
 //! What the API server's audit log says of the operator.
 
+use crate::stage::audit_log::AuditLog;
 use crate::stage::{Cluster, OPERATOR_NAMESPACE};
 use serde_json::Value;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
 
 /// One call, as it is counted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,27 +18,28 @@ pub struct Call {
 
 /// The log from a moment on.
 pub struct Log {
-    file: PathBuf,
+    log: AuditLog,
     from: u64,
 }
 
 impl Log {
     pub fn from_now(cluster: &Cluster) -> Self {
-        let file = cluster.kubeconfig.parent().unwrap().join("logs/audit.log");
-        let from = std::fs::metadata(&file).unwrap().len();
-        Self { file, from }
+        let log = AuditLog::of(&cluster.kubeconfig);
+        let from = log.length();
+        Self { log, from }
     }
 
     /// The operator's calls since then, but for its lease.
     pub fn calls(&self) -> Vec<Call> {
-        let mut file = std::fs::File::open(&self.file).unwrap();
-        file.seek(SeekFrom::Start(self.from)).unwrap();
-        let mut text = String::new();
-        file.read_to_string(&mut text).unwrap();
         let account = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:countersign");
-        let entries = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let ours = entries.filter(|entry| entry["user"]["username"] == account.as_str());
-        ours.filter(|entry| entry["stage"] == "ResponseComplete").filter_map(|entry| call(&entry)).collect()
+        let mut calls = Vec::new();
+        self.log.read(self.from, |line| {
+            let Ok(entry) = serde_json::from_slice::<Value>(line) else { return };
+            if entry["user"]["username"] == account.as_str() && entry["stage"] == "ResponseComplete" {
+                calls.extend(call(&entry));
+            }
+        });
+        calls
     }
 }
 

@@ -1,5 +1,9 @@
 //! The stage of one scenario: a namespace of its own, the people in it, and waiting for what happens there.
 
+#[path = "../audit_log.rs"]
+pub mod audit_log;
+
+use audit_log::AuditLog;
 use countersign::api::{
     AgentCommand, AgentCommandSpec, CommandPhase, ConditionType, Decision, ExecutionPlan, PlanApproval,
     PlanApprovalSpec, PlanPhase, Requester, condition_is_true,
@@ -88,10 +92,7 @@ impl Cluster {
 
     /// The successful writes that a plan's account made to an object, as the API server's audit log has them.
     pub fn writes(&self, namespace: &str, resource: &str, name: &str) -> Vec<String> {
-        let log = self.kubeconfig.parent().unwrap().join("logs/audit.log");
-        let text = std::fs::read_to_string(log).unwrap();
         let account = format!("system:serviceaccount:{namespace}:deployer");
-        let entries = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let is_write = |entry: &Value| {
             entry["impersonatedUser"]["username"] == account.as_str()
                 && entry["objectRef"]["resource"] == resource
@@ -100,7 +101,12 @@ impl Cluster {
                 && !entry["requestURI"].as_str().unwrap_or_default().contains("dryRun")
                 && ["patch", "update", "create", "delete"].iter().any(|verb| entry["verb"] == *verb)
         };
-        entries.filter(is_write).map(|entry| entry["verb"].as_str().unwrap_or_default().to_owned()).collect()
+        let mut verbs = Vec::new();
+        AuditLog::of(&self.kubeconfig).read(0, |line| {
+            let entry = serde_json::from_slice::<Value>(line).ok().filter(&is_write);
+            verbs.extend(entry.map(|entry| entry["verb"].as_str().unwrap_or_default().to_owned()));
+        });
+        verbs
     }
 }
 
