@@ -47,7 +47,9 @@ mod linux {
                 return Self { timer: None };
             }
             if std::process::id() == INIT {
-                tracing::warn!("{UNAVAILABLE} (it is the first process of its namespace: shareProcessNamespace)");
+                tracing::warn!(
+                    "{UNAVAILABLE}; give the pod shareProcessNamespace, so that this is not the first process of its namespace"
+                );
                 return Self { timer: None };
             }
             // What is stopped is woken by this signal alone, and ends by it without executing anything.
