@@ -1,7 +1,7 @@
 //! The approvals of a plan as they lie in the cluster: weighing them with what the API server says of rights, writing
 //! down what came of it, and removing them when the plan goes.
 
-use super::context::{Context, Error, while_doing};
+use super::context::{Context, Error, is_owned_by, while_doing};
 use super::notice::notice;
 use crate::api::{
     ApprovalRecord, ApprovalVerdict, ConditionType, Decision, ExecutionPlan, PlanApproval, set_condition,
@@ -11,7 +11,7 @@ use crate::telemetry::{AuditAction, AuditEvent, audit};
 use futures::future::try_join_all;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -134,25 +134,26 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// What makes the plan the owner of what counts, so that it goes with the plan and never counts for another of that name.
-    pub fn adoption(&self, judgement: &Judgement) -> Adoption {
+    /// Makes the plan the owner of what counts, so that it goes with the plan and never counts for another of that name.
+    /// Fails when one was taken back since it was read: then it does not count. Borrows nothing, so that it can be done while
+    /// what was given is confirmed.
+    pub fn adopt(&self, judgement: &Judgement, context: &Context) -> impl Future<Output = Result<(), Error>> + use<> {
         let counts = |approval: &&PlanApproval| {
             let record = judgement.records.iter().find(|record| record.uid == approval.uid());
             record.is_some_and(|record| record.verdict == ApprovalVerdict::Counted)
         };
-        let is_owned = |approval: &&PlanApproval| {
-            approval.owner_references().iter().any(|owner| Some(&owner.uid) == self.plan.metadata.uid.as_ref())
-        };
-        let patch = |approval: &PlanApproval| {
+        let adopt = |approval: &PlanApproval| {
             let mut owners = approval.owner_references().to_vec();
             owners.extend(self.plan.owner_ref(&()));
             let patch = json!({ "metadata": {
                 "uid": approval.metadata.uid, "resourceVersion": approval.metadata.resource_version, "ownerReferences": owners,
             } });
-            (approval.name_any(), patch)
+            let (approvals, name) = (api(self.plan.metadata.namespace.as_deref(), context), approval.name_any());
+            async move { approvals.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await }
         };
-        let patches = self.approvals.iter().filter(counts).filter(|approval| !is_owned(approval)).map(patch).collect();
-        Adoption { namespace: self.plan.namespace(), patches }
+        let not_yet = self.approvals.iter().filter(counts).filter(|approval| !is_owned_by(*approval, self.plan));
+        let adopted = try_join_all(not_yet.map(adopt));
+        async { adopted.await.map(|_| ()).map_err(while_doing("making the plan the owner of an approval")) }
     }
 
     /// Tells everybody what changed since `before`: by events, in the audit trail and in the metrics. What is news is to be
@@ -220,25 +221,6 @@ impl<'a> Given<'a> {
 
     fn verdict(&self) -> Judgement {
         judge(self.plan, self.digest, &self.terms, &self.approvals)
-    }
-}
-
-/// Approvals that a plan is to become the owner of: names, and what changes of them.
-pub(super) struct Adoption {
-    namespace: Option<String>,
-    patches: Vec<(String, Value)>,
-}
-
-impl Adoption {
-    /// Carries it out. Fails when one was taken back since it was read: then it does not count.
-    pub async fn carry_out(&self, context: &Context) -> Result<(), Error> {
-        let approvals = api(self.namespace.as_deref(), context);
-        let adopt = |(name, patch): &(String, Value)| {
-            let (approvals, name, patch) = (approvals.clone(), name.clone(), Patch::Merge(patch.clone()));
-            async move { approvals.patch(&name, &PatchParams::default(), &patch).await }
-        };
-        let adopted = try_join_all(self.patches.iter().map(adopt)).await;
-        adopted.map(|_| ()).map_err(while_doing("making the plan the owner of an approval"))
     }
 }
 

@@ -1,4 +1,4 @@
-use super::context::{Context, Error, KnownPlan, TRIED_AGAIN, while_doing};
+use super::context::{Context, Error, KnownPlan, TRIED_AGAIN, is_owned_by, while_doing};
 use super::finished::mark;
 use super::interpret::{Made, interpret};
 use super::notice::notice;
@@ -291,11 +291,7 @@ async fn planned_before(
 ) -> Result<Option<ExecutionPlan>, Error> {
     let name = plan_name(command, replans);
     let found = plans(command, context).get_opt(&name).await.map_err(while_doing("reading an existing plan"))?;
-    Ok(found.filter(|plan| is_ours(plan, command) && plan.metadata.deletion_timestamp.is_none()))
-}
-
-fn is_ours(plan: &ExecutionPlan, command: &AgentCommand) -> bool {
-    plan.owner_references().iter().any(|owner| Some(&owner.uid) == command.metadata.uid.as_ref())
+    Ok(found.filter(|plan| is_owned_by(plan, command) && plan.metadata.deletion_timestamp.is_none()))
 }
 
 fn plan_name(command: &AgentCommand, replans: u32) -> String {
@@ -375,7 +371,7 @@ async fn store_plan(command: &AgentCommand, plans: &Api<ExecutionPlan>, plan: &E
         Err(error) => return Err(while_doing("creating the plan")(error)),
     }
     let existing = plans.get(&name).await.map_err(while_doing("reading an existing plan"))?;
-    if !is_ours(&existing, command) {
+    if !is_owned_by(&existing, command) {
         return Ok(Stored::NameTaken);
     }
     // The name says which generation it answers: however a planner puts it today, this is the plan that was made for it,

@@ -245,6 +245,11 @@ fn newest(watched: Option<Arc<ExecutionPlan>>, ended: Option<Arc<ExecutionPlan>>
     }
 }
 
+/// Whether one object has the other as an owner, and not only one of its name.
+pub(super) fn is_owned_by(object: &impl ResourceExt, owner: &impl ResourceExt) -> bool {
+    object.owner_references().iter().any(|reference| Some(&reference.uid) == owner.meta().uid.as_ref())
+}
+
 /// The commands that own a plan.
 pub(super) fn commands_of(plan: &ExecutionPlan) -> impl Iterator<Item = ObjectRef<AgentCommand>> {
     let namespace = plan.metadata.namespace.as_deref();

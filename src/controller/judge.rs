@@ -332,7 +332,7 @@ impl<'a> Case<'a> {
         let mut again = next_judgement(verdict, &judgement, expires, now);
         // A plan that this process made a moment ago, and that nobody had to approve, had its rights checked then.
         let asks = decides && approved && !(self.fresh && need == 0);
-        let adoption = given.adoption(&judgement);
+        let adopted = given.adopt(&judgement, context);
         let rights = async { if asks { rights_hold(plan, context).await } else { Ok(()) } };
         let confirmed = async {
             if decides {
@@ -345,7 +345,7 @@ impl<'a> Case<'a> {
         };
         // Side by side, and right before the plan begins: the last fails where an approval was taken back meanwhile. One that
         // turns out not to count belongs to the plan, too.
-        let (judgement, rights, adopted) = tokio::join!(confirmed, rights, adoption.carry_out(context));
+        let (judgement, rights, adopted) = tokio::join!(confirmed, rights, adopted);
         let judgement = judgement?;
         adopted?;
         Ok((Count { judgement, given, suspended, expires, again }, rights))

@@ -1,5 +1,5 @@
 use super::approvals;
-use super::context::{Context, Error, while_doing};
+use super::context::{Context, Error, is_owned_by, while_doing};
 use super::finished::mark;
 use super::judge::{await_approval, stall};
 use super::notice::notice;
@@ -84,10 +84,7 @@ async fn advance(plan: &ExecutionPlan, context: &Arc<Context>) -> Result<Action,
 /// command is gone begins nothing more, all the more if that command was suspended.
 pub(super) fn signals(plan: &ExecutionPlan, command: Option<&AgentCommand>) -> Signals {
     let request = plan.annotations().get(REQUEST_ANNOTATION).map(String::as_str);
-    let is_owner = |command: &&AgentCommand| {
-        let owners = plan.owner_references();
-        owners.is_empty() || owners.iter().any(|owner| Some(&owner.uid) == command.metadata.uid.as_ref())
-    };
+    let is_owner = |command: &&AgentCommand| plan.owner_references().is_empty() || is_owned_by(plan, *command);
     let command = command.filter(|command| command.metadata.deletion_timestamp.is_none()).filter(is_owner);
     let orphaned = plan.spec.command_ref.is_some() && command.is_none();
     Signals {

@@ -2,7 +2,7 @@
 //! too many. The history only says what to look at; what is removed is decided by the object itself, as it is stored.
 
 use super::command::{is_asked_anew, label_value, mark_finished as mark_command};
-use super::context::{Context, Error, while_doing};
+use super::context::{Context, Error, is_owned_by, while_doing};
 use super::finished::unmark;
 use super::history::{Due, Finished, History, Newest, Next};
 use super::policy::counts_this_month;
@@ -250,10 +250,8 @@ impl Kept for AgentCommand {
         let label = format!("{COMMAND_LABEL}={}", label_value(&self.name_any()));
         let list = plans.list(&ListParams::default().labels(&label)).await;
         let list = list.map_err(while_doing("reading the plans of a finished command"))?;
-        let own = |plan: &&ExecutionPlan| {
-            plan.owner_references().iter().any(|owner| Some(&owner.uid) == self.metadata.uid.as_ref())
-        };
-        Ok(review(&list.items.iter().filter(own).collect::<Vec<_>>(), why, context))
+        let own: Vec<_> = list.items.iter().filter(|plan| is_owned_by(*plan, self)).collect();
+        Ok(review(&own, why, context))
     }
 }
 
