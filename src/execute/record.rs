@@ -8,7 +8,9 @@ use http::header::ACCEPT;
 use kube::api::{Api, ObjectMeta, PartialObjectMeta, PostParams};
 use kube::core::Request;
 use kube::{Client, Resource, ResourceExt};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 /// How often a status write that lost against an unrelated change of the object is repeated.
@@ -100,8 +102,7 @@ impl Record {
 
     /// One write, tried again while errors pass. One whose answer was lost shows up as a conflict next.
     async fn send(&self, wanted: &Value) -> Result<PartialObjectMeta<ExecutionPlan>, kube::Error> {
-        let object = body(&self.metadata, wanted);
-        let object = serde_json::to_vec(&object).map_err(kube::Error::SerdeError)?;
+        let object = serde_json::to_vec(&Sent::new(&self.metadata, wanted)).map_err(kube::Error::SerdeError)?;
         let request = Request::new(self.plans.resource_url());
         let mut wait = Duration::from_millis(200);
         loop {
@@ -133,26 +134,41 @@ fn plain(status: &ExecutionPlanStatus) -> Value {
     serde_json::to_value(status).unwrap_or_default()
 }
 
-/// The plan as it is sent to be stored with that status. The API server takes everything but the status from what it has, so
-/// that the spec, the larger part of most plans, stays at home; what has owners of its own in `managedFields` goes along, because older
-/// servers forget the owners of what is not sent. A patch would send less, and have the server encode and decode the whole plan once more to
-/// apply it.
-fn body(metadata: &ObjectMeta, status: &Value) -> Value {
-    json!({
-        "apiVersion": ExecutionPlan::api_version(&()), "kind": ExecutionPlan::kind(&()),
-        "metadata": {
-            "name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid,
-            "resourceVersion": metadata.resource_version, "labels": metadata.labels, "annotations": metadata.annotations,
-            "finalizers": metadata.finalizers, "ownerReferences": metadata.owner_references,
-        },
-        "status": status,
-    })
+/// The plan as it is sent to be stored with a status. The API server takes everything but the status from what it has, so that
+/// the spec, the larger part of most plans, stays at home. A patch would send less, and have the server encode and decode the
+/// whole plan once more to apply it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Sent<'s> {
+    api_version: Cow<'static, str>,
+    kind: Cow<'static, str>,
+    metadata: ObjectMeta,
+    status: &'s Value,
+}
+
+impl<'s> Sent<'s> {
+    /// What has owners of its own in `managedFields` goes along: older servers forget the owners of what is not sent.
+    fn new(metadata: &ObjectMeta, status: &'s Value) -> Self {
+        let metadata = ObjectMeta {
+            name: metadata.name.clone(),
+            namespace: metadata.namespace.clone(),
+            uid: metadata.uid.clone(),
+            resource_version: metadata.resource_version.clone(),
+            labels: metadata.labels.clone(),
+            annotations: metadata.annotations.clone(),
+            finalizers: metadata.finalizers.clone(),
+            owner_references: metadata.owner_references.clone(),
+            ..ObjectMeta::default()
+        };
+        Self { api_version: ExecutionPlan::api_version(&()), kind: ExecutionPlan::kind(&()), metadata, status }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::api::ExecutionPlanSpec;
+    use serde_json::json;
 
     #[test]
     fn a_write_is_held_to_the_version_that_was_written_last_and_sends_no_spec() {
@@ -164,7 +180,8 @@ mod tests {
             finalizers: Some(vec!["a/b".into()]),
             ..ObjectMeta::default()
         };
-        let sent = body(&metadata, &json!({ "phase": "Executing" }));
+        let status = json!({ "phase": "Executing" });
+        let sent = serde_json::to_value(Sent::new(&metadata, &status)).unwrap();
         let names: Vec<&String> = sent.as_object().unwrap().keys().collect();
         assert_eq!(names, ["apiVersion", "kind", "metadata", "status"]);
         // Without it the write would be held to nothing.
