@@ -60,8 +60,6 @@ async fn another_replica_takes_over() {
             if full() {
                 pair.strike(Blow::Nap, round).await;
                 assert_eq!(Some(&pair.leader().await), leaders.last(), "nobody took over");
-            }
-            if full() {
                 // An odd number, so that in the next round each gets what the other got in this.
                 pair.strike(Blow::Kill, rounds + round).await;
                 leaders.push(pair.leader().await);
