@@ -1,7 +1,7 @@
 //! What was found out about plans a moment ago, so that it is not asked for again.
 
 use crate::api::ExecutionPlan;
-use crate::plan::Reassessment;
+use crate::plan::{Reassessment, StepEffect};
 use kube::ResourceExt;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,37 +26,51 @@ impl Default for Assessments {
 
 struct Known {
     at: Instant,
-    /// Absent where this process made the plan, which says all of it.
-    found: Option<Arc<Reassessment>>,
+    found: Found,
+}
+
+#[derive(Clone)]
+enum Found {
+    /// This process made the plan, which says the rest.
+    Made(Arc<Vec<StepEffect>>),
+    /// Somebody else did, or this process a while ago.
+    Assessed(Arc<Reassessment>),
 }
 
 impl Assessments {
-    /// Remembers that a plan was made just now.
-    pub fn note_made(&self, plan: &ExecutionPlan, digest: &str) {
-        self.keep(plan, digest, None);
+    /// Remembers that a plan was made just now, and what its steps do.
+    pub fn note_made(&self, plan: &ExecutionPlan, digest: &str, effects: Vec<StepEffect>) {
+        self.keep(plan, digest, Found::Made(Arc::new(effects)));
     }
 
-    /// Whether this process made the plan a moment ago.
-    pub fn was_made(&self, plan: &ExecutionPlan, digest: &str) -> bool {
-        self.look(plan, digest, |known| known.found.is_none()).unwrap_or(false)
+    /// What the steps of a plan do that this process made a moment ago.
+    pub fn made(&self, plan: &ExecutionPlan, digest: &str) -> Option<Arc<Vec<StepEffect>>> {
+        match self.look(plan, digest)? {
+            Found::Made(effects) => Some(effects),
+            Found::Assessed(_) => None,
+        }
     }
 
     /// Remembers what was found out about a plan that somebody else made, or that was made a while ago.
     pub fn note(&self, plan: &ExecutionPlan, digest: &str, found: &Arc<Reassessment>) {
-        self.keep(plan, digest, Some(Arc::clone(found)));
+        self.keep(plan, digest, Found::Assessed(Arc::clone(found)));
     }
 
     /// What was found out about such a plan a moment ago.
     pub fn of(&self, plan: &ExecutionPlan, digest: &str) -> Option<Arc<Reassessment>> {
-        self.look(plan, digest, |known| known.found.clone()).flatten()
+        match self.look(plan, digest)? {
+            Found::Assessed(found) => Some(found),
+            Found::Made(_) => None,
+        }
     }
 
-    fn look<T>(&self, plan: &ExecutionPlan, digest: &str, at: impl FnOnce(&Known) -> T) -> Option<T> {
+    fn look(&self, plan: &ExecutionPlan, digest: &str) -> Option<Found> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&key(plan, digest)).filter(|known| known.at.elapsed() < self.lifetime).map(at)
+        let known = known.get(&key(plan, digest)).filter(|known| known.at.elapsed() < self.lifetime)?;
+        Some(known.found.clone())
     }
 
-    fn keep(&self, plan: &ExecutionPlan, digest: &str, found: Option<Arc<Reassessment>>) {
+    fn keep(&self, plan: &ExecutionPlan, digest: &str, found: Found) {
         let kept = Known { at: Instant::now(), found };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key(plan, digest), kept);
         // It may hold a thousand objects' fields: an operator that rests keeps nothing of them.
@@ -85,17 +99,22 @@ mod tests {
     }
 
     fn found() -> Arc<Reassessment> {
-        Arc::new(Reassessment { risk: Risk::default(), irreversible: Vec::new(), trials: BTreeMap::new() })
+        Arc::new(Reassessment {
+            risk: Risk::default(),
+            irreversible: Vec::new(),
+            trials: BTreeMap::new(),
+            effects: Vec::new(),
+        })
     }
 
     #[tokio::test]
     async fn what_was_found_out_is_about_that_digest_and_says_who_made_the_plan() {
         let (plan, found, assessments) = (plan(), found(), Assessments::default());
         assessments.note(&plan, "one", &found);
-        assessments.note_made(&plan, "other");
+        assessments.note_made(&plan, "other", Vec::new());
         assert_eq!(assessments.of(&plan, "one"), Some(found));
-        assert!(!assessments.was_made(&plan, "one"), "somebody else made it: nobody checked rights then");
-        assert!(assessments.was_made(&plan, "other"));
+        assert!(assessments.made(&plan, "one").is_none(), "somebody else made it: nobody checked rights then");
+        assert!(assessments.made(&plan, "other").is_some());
         assert_eq!(assessments.of(&plan, "other"), None);
         assert_eq!(assessments.of(&plan, "none"), None);
     }
@@ -104,9 +123,9 @@ mod tests {
     async fn it_holds_for_its_time_and_is_not_kept_for_longer() {
         let assessments = Assessments { lifetime: Duration::ZERO, ..Assessments::default() };
         assessments.note(&plan(), "one", &found());
-        assessments.note_made(&plan(), "other");
+        assessments.note_made(&plan(), "other", Vec::new());
         assert_eq!(assessments.of(&plan(), "one"), None);
-        assert!(!assessments.was_made(&plan(), "other"));
+        assert!(assessments.made(&plan(), "other").is_none());
         while !assessments.known.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }

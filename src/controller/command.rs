@@ -10,7 +10,7 @@ use crate::api::{
     is_asked_back, set_condition,
 };
 use crate::execute::can_be_put_back;
-use crate::plan::digest;
+use crate::plan::{StepEffect, digest};
 use crate::telemetry::{AuditAction, AuditEvent, audit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, PostParams};
@@ -247,8 +247,8 @@ async fn begin(command: &AgentCommand, context: &Context, asked: String, replans
             audit_command(command, AuditAction::Refused, reason);
             end(command, context, status, phase, reason, &message).await
         }
-        Made::Plan { spec, answer } => {
-            let plan = create_plan(command, context, *spec, replans).await?;
+        Made::Plan { spec, effects, answer } => {
+            let plan = create_plan(command, context, *spec, effects, replans).await?;
             status.answer = answer;
             planned(command, context, status, &plan).await
         }
@@ -322,6 +322,7 @@ async fn create_plan(
     command: &AgentCommand,
     context: &Context,
     spec: crate::api::ExecutionPlanSpec,
+    effects: Vec<StepEffect>,
     replans: u32,
 ) -> Result<ExecutionPlan, Error> {
     let generation = command.metadata.generation.unwrap_or(0);
@@ -334,7 +335,7 @@ async fn create_plan(
     plan.metadata.annotations =
         Some(BTreeMap::from([(COMMAND_GENERATION_ANNOTATION.to_owned(), generation.to_string())]));
     let digest = digest::digest(&plan.spec).map_err(|error| Error::Digest(error.to_string()))?;
-    context.assessments.note_made(&plan, &digest);
+    context.assessments.note_made(&plan, &digest, effects);
     let plans = plans(command, context);
     match store_plan(command, &plans, &plan).await? {
         Stored::New(plan) => {

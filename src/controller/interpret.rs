@@ -10,7 +10,7 @@ use crate::api::{
 use crate::cluster::{Access, Catalog};
 use crate::draft::{Draft, ToolCall};
 use crate::plan::{
-    Actor, CompiledCall, CompiledStep, Environments, Grounded, Namespace, PlanError, Reads, Resolver, answer,
+    Actor, CompiledCall, CompiledStep, Environments, Grounded, Namespace, PlanError, Reads, Resolver, StepEffect, answer,
     approvals_required, check_plan_rights, check_use, compile, ground, merge_answers, overall, validate,
 };
 use crate::planner::{PlanningInput, Proposal, ToolCatalogue, ToolDescription, Turn, propose};
@@ -47,7 +47,7 @@ pub(super) enum Made {
     /// It is not done.
     Refused { phase: CommandPhase, reason: &'static str, message: String },
     /// A plan is to be made; questions within the same request are answered already.
-    Plan { spec: Box<ExecutionPlanSpec>, answer: Option<Answer> },
+    Plan { spec: Box<ExecutionPlanSpec>, effects: Vec<StepEffect>, answer: Option<Answer> },
 }
 
 /// Everything that interpreting one command needs.
@@ -113,10 +113,10 @@ pub(super) async fn interpret(command: &AgentCommand, context: &Context) -> Resu
         Err(error) => Made::Refused { phase: CommandPhase::Failed, reason: error.reason(), message: error.to_string() },
     };
     let made = match made {
-        Made::Plan { spec, answer } => {
-            let spec = under_policy(*spec, command, context).await?;
+        Made::Plan { spec, effects, answer } => {
+            let spec = under_policy(*spec, &effects, command, context).await?;
             interpretation.confirmation_required = spec.approvals_required > 0;
-            Made::Plan { spec: Box::new(spec), answer }
+            Made::Plan { spec: Box::new(spec), effects, answer }
         }
         other => other,
     };
@@ -126,12 +126,13 @@ pub(super) async fn interpret(command: &AgentCommand, context: &Context) -> Resu
 /// The plan with what the policies ask for now, so that a policy loosened later loosens nothing for it.
 async fn under_policy(
     mut spec: ExecutionPlanSpec,
+    effects: &[StepEffect],
     command: &AgentCommand,
     context: &Context,
 ) -> Result<ExecutionPlanSpec, Error> {
     let namespace = command.namespace().unwrap_or_default();
     let as_of = AsOf::Request(&command.metadata);
-    let verdict = match verdict(&spec, &namespace, spec.risk.level, &[], as_of, context).await? {
+    let verdict = match verdict(&spec, &namespace, spec.risk.level, effects, &[], as_of, context).await? {
         Judged::Verdict(verdict) => verdict,
         Judged::NotYet => return Err(Error::PoliciesUnread("they are being read".to_owned())),
         Judged::Unreadable(reason) => return Err(Error::PoliciesUnread(reason)),
@@ -249,7 +250,8 @@ impl Interpreter<'_> {
                 }
             });
         }
-        let grounded = ground(&reads, &catalog, &self.environments, &changes).await?;
+        let mut grounded = ground(&reads, &catalog, &self.environments, &changes).await?;
+        let effects = grounded.iter_mut().filter_map(|step| step.effect.take()).collect();
         let Some(spec) = self.plan(proposal, grounded) else {
             return Ok(Made::NothingToDo(format!(
                 "{} It already is so: there is nothing to do.",
@@ -259,7 +261,7 @@ impl Interpreter<'_> {
         complete(interpretation, &spec, &calls);
         validate(&spec).map_err(|error| PlanError::refused("InvalidPlan", error.to_string()))?;
         self.check_rights(&catalog, &spec).await?;
-        Ok(Made::Plan { spec: Box::new(spec), answer })
+        Ok(Made::Plan { spec: Box::new(spec), effects, answer })
     }
 
     /// Runs the reads of a request as its service account, if whoever asked may read that too.

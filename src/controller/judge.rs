@@ -14,7 +14,7 @@ use crate::api::{
 use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms};
 use crate::execute::{Signals, check_promised_metrics};
 use crate::plan::policy::{Ruling, Verdict, still_demanded, stricter, written};
-use crate::plan::{digest, validate};
+use crate::plan::{Reassessment, StepEffect, digest, validate};
 use crate::telemetry::{AuditAction, AuditEvent, audit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -91,8 +91,8 @@ struct Case<'a> {
     opened: Instant,
     /// Whether the plan has shown no digest yet.
     first_look: bool,
-    /// Whether this process assessed the plan a moment ago, when it made it.
-    fresh: bool,
+    /// What the steps do, where this process made the plan a moment ago.
+    made: Option<Arc<Vec<StepEffect>>>,
     before: ExecutionPlanStatus,
     /// What is to be written.
     status: ExecutionPlanStatus,
@@ -164,15 +164,15 @@ impl<'a> Case<'a> {
         if plan.spec.proposed_by.is_some() {
             status.risk.get_or_insert_with(|| plan.spec.risk.clone());
         }
-        let fresh = context.assessments.was_made(plan, digest);
-        Self { plan, context, digest, signals, opened: Instant::now(), first_look, fresh, before, status }
+        let made = context.assessments.made(plan, digest);
+        Self { plan, context, digest, signals, opened: Instant::now(), first_look, made, before, status }
     }
 
     async fn judge(&mut self) -> Result<Action, Halt> {
         self.record_author();
         self.check_spec().await?;
-        let risk = self.weigh().await?;
-        let verdict = self.ask_policies(risk).await?;
+        let (risk, found) = self.weigh().await?;
+        let verdict = self.ask_policies(risk, found.as_deref()).await?;
         let terms = self.settle_terms(&verdict)?;
         let held = held_back(&verdict);
         let need = terms.approvals;
@@ -251,28 +251,32 @@ impl<'a> Case<'a> {
 
     /// The risk. What somebody else wrote by hand, or what was made a while ago, is weighed afresh: a plan cannot call itself
     /// harmless.
-    async fn weigh(&mut self) -> Result<RiskLevel, Halt> {
+    async fn weigh(&mut self) -> Result<(RiskLevel, Option<Arc<Reassessment>>), Halt> {
         let said = &self.plan.spec.risk;
         let mut risk = said.clone();
-        if !self.fresh {
+        let mut reassessed = None;
+        if self.made.is_none() {
             let found = assess_by_now(self.plan, self.digest, self.opened, self.context).await.map_err(Halt::wrong)?;
             self.status.irreversible.clone_from(&found.irreversible);
             // What the author says may raise it.
             if said.level <= found.risk.level {
                 risk.clone_from(&found.risk);
             }
+            reassessed = Some(found);
         }
         let level = risk.level;
         self.status.risk = Some(risk);
-        Ok(level)
+        Ok((level, reassessed))
     }
 
-    async fn ask_policies(&mut self, risk: RiskLevel) -> Result<Verdict, Halt> {
+    async fn ask_policies(&mut self, risk: RiskLevel, found: Option<&Reassessment>) -> Result<Verdict, Halt> {
         let held_by = self.status.terms.as_ref().map(|terms| terms.policies.as_slice()).unwrap_or_default();
         let namespace = self.plan.namespace().unwrap_or_default();
         // A plan is seen first in the moment after it was made.
-        let as_of = if self.fresh && self.first_look { AsOf::Lately } else { AsOf::Moment(self.opened) };
-        match verdict(&self.plan.spec, &namespace, risk, held_by, as_of, self.context).await? {
+        let as_of = if self.made.is_some() && self.first_look { AsOf::Lately } else { AsOf::Moment(self.opened) };
+        let made = self.made.as_deref().map(Vec::as_slice);
+        let effects = found.map(|found| found.effects.as_slice()).or(made).unwrap_or_default();
+        match verdict(&self.plan.spec, &namespace, risk, effects, held_by, as_of, self.context).await? {
             Judged::Verdict(verdict) => Ok(*verdict),
             // Their arrival brings every plan back here.
             Judged::NotYet => Err(Halt::Later(Action::requeue(Duration::from_secs(1)))),
@@ -331,7 +335,7 @@ impl<'a> Case<'a> {
         let expires = last.filter(|_| matches!(judgement.outcome, Approval::Waiting { .. }));
         let mut again = next_judgement(verdict, &judgement, expires, now);
         // A plan that this process made a moment ago, and that nobody had to approve, had its rights checked then.
-        let asks = decides && approved && !(self.fresh && need == 0);
+        let asks = decides && approved && !(self.made.is_some() && need == 0);
         let adopted = given.adopt(&judgement, context);
         let rights = async { if asks { rights_hold(plan, context).await } else { Ok(()) } };
         let confirmed = async {

@@ -6,7 +6,7 @@ use crate::api::{
     set_condition,
 };
 use crate::cluster::{WATCH_PAUSE, watch_backoff};
-use crate::plan::Namespace;
+use crate::plan::{Namespace, StepEffect};
 use crate::plan::policy::{Amount, CompiledPolicy, PlanFacts, Spending, Verdict, judge};
 use futures::StreamExt;
 use futures::channel::mpsc;
@@ -161,6 +161,7 @@ pub(super) async fn verdict(
     spec: &ExecutionPlanSpec,
     namespace: &str,
     risk: RiskLevel,
+    effects: &[StepEffect],
     held_by: &[String],
     as_of: AsOf<'_>,
     context: &Context,
@@ -177,7 +178,7 @@ pub(super) async fn verdict(
     } else {
         Vec::new()
     };
-    let facts = PlanFacts::new(spec, risk, namespace, &namespaces, &spent).held_by(held_by);
+    let facts = PlanFacts::new(spec, risk, namespace, &namespaces, &spent).with_effects(effects).held_by(held_by);
     Ok(Judged::Verdict(Box::new(judge(&policies, &facts, Some(context.cluster.now())))))
 }
 

@@ -37,7 +37,7 @@ async fn assess_again(plan: &ExecutionPlan, since: Instant, context: &Context) -
         // Without them no environment is known, and what is known of none must not look harmless.
         let reasons = vec!["The environment of its objects is not known: namespaces cannot be read.".to_owned()];
         let risk = Risk { level: RiskLevel::Critical, reasons };
-        return Ok(Reassessment { risk, irreversible: Vec::new(), trials: BTreeMap::new() });
+        return Ok(Reassessment { risk, irreversible: Vec::new(), trials: BTreeMap::new(), effects: Vec::new() });
     }
     let environments = Environments::new(namespaces.to_vec(), context.namespace.clone());
     Ok(reassess(&access, &catalog, &environments, &plan.spec).await?)

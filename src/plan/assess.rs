@@ -1,4 +1,5 @@
-use crate::api::{FieldChange, ObjectRef, OperationKind, Risk, RiskLevel, Step};
+use super::effect::StepEffect;
+use crate::api::{FieldChange, OperationKind, Risk, RiskLevel, Step};
 use crate::cluster::ResourceKind;
 use crate::tools::{glob, kind_group};
 use serde::Deserialize;
@@ -6,31 +7,12 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-/// What is known of one step when its risk is weighed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StepFacts {
-    /// What is done.
-    pub operation: OperationKind,
-    /// To which object.
-    pub target: ObjectRef,
-    /// Its kind by discovery.
-    pub resource: ResourceKind,
-    /// The environment of its namespace, if known.
-    pub environment: Option<&'static str>,
-    /// The object before; absent when it does not exist.
-    pub live: Option<Value>,
-    /// The object after: the dry run's result, or the manifest.
-    pub manifest: Option<Value>,
-    /// What changes.
-    pub changes: Vec<FieldChange>,
-}
-
 /// The risk of a step with its reversibility, for summing up.
 pub type Assessed<'s> = &'s Step;
 
 /// Weighs one step by the table in `risk.yaml`: the highest level of all rules that match, with every reason.
 #[must_use]
-pub fn assess_step(step: &StepFacts, reversible: bool) -> Risk {
+pub fn assess_step(step: &StepEffect, reversible: bool) -> Risk {
     let facts = facts(step, reversible);
     let environment = step.environment.unwrap_or("unknown");
     let mut risk = Risk::default();
@@ -109,7 +91,7 @@ static RULES: LazyLock<Vec<Rule>> =
     LazyLock::new(|| serde_yaml::from_str(include_str!("risk.yaml")).expect("risk.yaml is valid"));
 
 impl Rule {
-    fn matches(&self, step: &StepFacts, environment: &str, facts: &BTreeSet<Fact>) -> bool {
+    fn matches(&self, step: &StepEffect, environment: &str, facts: &BTreeSet<Fact>) -> bool {
         let operation = step.operation.to_string();
         let kind = if step.resource.group.is_empty() {
             step.resource.plural.clone()
@@ -122,7 +104,7 @@ impl Rule {
             && self.facts.iter().all(|fact| facts.contains(fact))
     }
 
-    fn reason_for(&self, step: &StepFacts, environment: &str) -> String {
+    fn reason_for(&self, step: &StepEffect, environment: &str) -> String {
         let environment = match environment {
             "unknown" => "a namespace of no known environment",
             known => known,
@@ -134,7 +116,7 @@ impl Rule {
     }
 }
 
-fn facts(step: &StepFacts, reversible: bool) -> BTreeSet<Fact> {
+fn facts(step: &StepEffect, reversible: bool) -> BTreeSet<Fact> {
     let mut facts = BTreeSet::new();
     let mut note = |fact: Fact, holds: bool| {
         if holds {
@@ -142,7 +124,7 @@ fn facts(step: &StepFacts, reversible: bool) -> BTreeSet<Fact> {
         }
     };
     let writes = matches!(step.operation, OperationKind::Apply | OperationKind::Patch);
-    let creates = writes && step.live.is_none();
+    let creates = writes && step.before.is_none();
     let touches = |prefix: &str| step.changes.iter().any(|change| change.path.starts_with(prefix));
     let is_replicas = |change: &FieldChange| change.path == "spec.replicas";
     let scales = writes && !creates && !step.changes.is_empty() && step.changes.iter().all(is_replicas);
@@ -159,14 +141,14 @@ fn facts(step: &StepFacts, reversible: bool) -> BTreeSet<Fact> {
     note(Fact::OtherChange, writes && !creates && !scales && !pods);
     note(Fact::Irreversible, !reversible);
     note(Fact::ClusterScoped, !step.resource.namespaced);
-    let object = step.live.as_ref().or(step.manifest.as_ref());
+    let object = step.before.as_ref().or(step.after.object());
     note(Fact::Database, object.is_some_and(|object| is_database(&step.resource, object)));
     note(Fact::HasVolumes, object.is_some_and(has_volumes));
-    let after = step.manifest.as_ref();
-    let sees_host = after.is_some_and(sees_host) && !step.live.as_ref().is_some_and(sees_host);
+    let after = step.after.object();
+    let sees_host = after.is_some_and(sees_host) && !step.before.as_ref().is_some_and(sees_host);
     note(Fact::Privileged, writes && sees_host);
     let reachable = after.is_some_and(|after| is_reachable(&step.resource, after));
-    let was = step.live.as_ref().is_some_and(|live| is_reachable(&step.resource, live));
+    let was = step.before.as_ref().is_some_and(|live| is_reachable(&step.resource, live));
     note(Fact::Exposes, writes && reachable && !was);
     facts
 }
@@ -218,21 +200,24 @@ fn is_reachable(resource: &ResourceKind, object: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::After;
     use serde_json::json;
 
-    fn step(operation: OperationKind, resource: ResourceKind, environment: Option<&'static str>) -> StepFacts {
-        StepFacts {
+    fn step(operation: OperationKind, resource: ResourceKind, environment: Option<&'static str>) -> StepEffect {
+        StepEffect {
+            step: "s1".into(),
             operation,
             target: resource.object(Some("shop"), "checkout"),
+            subresource: None,
             resource,
             environment,
-            live: Some(json!({ "spec": { "replicas": 4 } })),
-            manifest: None,
+            before: Some(json!({ "spec": { "replicas": 4 } })),
+            after: After::Object(json!({ "spec": { "replicas": 4 } })),
             changes: vec![],
         }
     }
 
-    fn scaled(from: u64, to: u64, environment: Option<&'static str>) -> StepFacts {
+    fn scaled(from: u64, to: u64, environment: Option<&'static str>) -> StepEffect {
         let mut facts =
             step(OperationKind::Patch, ResourceKind::sample("apps", "Deployment", "deployments", true), environment);
         facts.changes = vec![FieldChange {
@@ -293,9 +278,9 @@ mod tests {
             ResourceKind::sample("apps", "Deployment", "deployments", true),
             Some("development"),
         );
-        facts.manifest = Some(privileged.clone());
+        facts.after = After::Object(privileged.clone());
         assert_eq!(assess_step(&facts, true).level, RiskLevel::Critical);
-        facts.live = Some(privileged);
+        facts.before = Some(privileged);
         assert_eq!(assess_step(&facts, true).level, RiskLevel::Low);
     }
 

@@ -1,4 +1,4 @@
-use super::StepFacts;
+use super::StepEffect;
 use crate::api::{Estimate, OperationKind};
 use kube::core::Duration;
 use serde_json::Value;
@@ -12,14 +12,14 @@ const DEFAULT_WAVES: u64 = 4;
 
 /// How long a step should take. Money is left open: without a price list any figure would be invented.
 #[must_use]
-pub fn estimate(facts: &StepFacts) -> Estimate {
+pub fn estimate(facts: &StepEffect) -> Estimate {
     let replicas =
         |object: Option<&Value>| object.and_then(|o| o.pointer("/spec/replicas")).and_then(Value::as_u64).unwrap_or(1);
     let rolls_pods = facts.changes.iter().any(|change| change.path.starts_with("spec.template"));
-    let after = replicas(facts.manifest.as_ref().or(facts.live.as_ref()));
-    let before = facts.live.as_ref().map_or(0, |live| replicas(Some(live)));
+    let after = replicas(facts.after.object().or(facts.before.as_ref()));
+    let before = facts.before.as_ref().map_or(0, |live| replicas(Some(live)));
     let (seconds, basis) = match (facts.operation, facts.resource.kind.as_str()) {
-        (OperationKind::Apply | OperationKind::Patch, "Deployment") if rolls_pods && facts.live.is_some() => {
+        (OperationKind::Apply | OperationKind::Patch, "Deployment") if rolls_pods && facts.before.is_some() => {
             (WAVE_SECONDS * after.clamp(1, DEFAULT_WAVES), "rolling update in waves of a quarter, 20 s a wave")
         }
         (OperationKind::Apply | OperationKind::Patch, "StatefulSet") if rolls_pods => {
@@ -35,7 +35,7 @@ pub fn estimate(facts: &StepFacts) -> Estimate {
         (OperationKind::Evict, _) => (30, "graceful termination of one pod"),
         _ => (2, "one API call"),
     };
-    let minimum = facts.live.as_ref().and_then(|o| o.pointer("/spec/minReadySeconds")).and_then(Value::as_u64);
+    let minimum = facts.before.as_ref().and_then(|o| o.pointer("/spec/minReadySeconds")).and_then(Value::as_u64);
     let seconds = seconds + minimum.unwrap_or(0);
     Estimate {
         duration: Some(Duration::from(StdDuration::from_secs(seconds))),

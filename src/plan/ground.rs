@@ -1,4 +1,5 @@
-use super::assess::{StepFacts, assess_step, overall};
+use super::assess::{assess_step, overall};
+use super::effect::{After, StepEffect};
 use super::estimate::estimate;
 use super::rights::{FEW, grants, in_general, rights_to_undo, unknown_kind};
 use super::{CompiledStep, Environments, PlanError, Reads};
@@ -30,6 +31,8 @@ pub struct Grounded {
     pub already_so: bool,
     /// What the dry run gave, if there was one.
     pub trial: Option<Trial>,
+    /// What the step does to its object; absent for one that changes nothing.
+    pub effect: Option<StepEffect>,
 }
 
 /// What a step would change, as it was tried.
@@ -74,6 +77,8 @@ pub struct Reassessment {
     pub irreversible: Vec<IrreversibleStep>,
     /// What the steps would do, by id, of those that could be tried.
     pub trials: BTreeMap<String, Trial>,
+    /// What each step that changes something does to its object.
+    pub effects: Vec<StepEffect>,
 }
 
 /// Assesses a plan by today's cluster, whatever the plan says of itself.
@@ -103,12 +108,13 @@ pub async fn reassess(
     let mut grounded = ground(&Reads::new(access), catalog, environments, &steps).await?;
     let trial = |grounded: &mut Grounded| Some((grounded.step.id.clone(), grounded.trial.take()?));
     let trials = grounded.iter_mut().filter_map(trial).collect();
+    let effects = grounded.iter_mut().filter_map(|grounded| grounded.effect.take()).collect();
     let steps = || grounded.iter().map(|grounded| &grounded.step);
     let irreversible = steps()
         .filter(|step| step.operation.kind().is_ok_and(OperationKind::mutates) && !step.rollback.reversible)
         .map(|step| IrreversibleStep { id: step.id.clone(), reason: step.rollback.reason.clone() })
         .collect();
-    Ok(Reassessment { risk: overall(steps()), irreversible, trials })
+    Ok(Reassessment { risk: overall(steps()), irreversible, trials, effects })
 }
 
 struct Grounder<'a> {
@@ -137,6 +143,7 @@ impl Grounder<'_> {
         };
         let mut already_so = false;
         let mut trial = None;
+        let mut effect = None;
         if let (true, Some(target)) = (kind.mutates(), &target) {
             let resource = self.resource(target)?;
             self.may_be_tried(operation, resource, target)?;
@@ -152,13 +159,20 @@ impl Grounder<'_> {
                 _ => operation.apply.as_ref().map(|apply| diff(None, Some(&apply.manifest))).unwrap_or_default(),
             };
             already_so = makers.is_empty() && kind != OperationKind::Delete && live.is_some() && changes.is_empty();
-            let facts = StepFacts {
+            let known = after.or_else(|| operation.apply.as_ref().map(|apply| apply.manifest.clone()));
+            let facts = StepEffect {
+                step: compiled.id.clone(),
                 operation: kind,
                 target: target.clone(),
+                subresource: operation.patch.as_ref().and_then(|patch| patch.subresource.clone()),
                 resource: resource.clone(),
                 environment: self.environment(target),
-                live: live.clone(),
-                manifest: after.or_else(|| operation.apply.as_ref().map(|apply| apply.manifest.clone())),
+                before: live.clone(),
+                after: match known {
+                    _ if operation.removes() => After::Gone,
+                    Some(object) => After::Object(object),
+                    None => After::Unknown,
+                },
                 changes: changes.clone(),
             };
             step.rollback = self.undoable(rollback(&facts), &facts).await?;
@@ -172,10 +186,11 @@ impl Grounder<'_> {
             step.precondition = Some(precondition(live.as_ref(), &step));
             step.verify = Some(compiled.step.verify.clone().unwrap_or_else(|| default_verify(kind)));
             step.estimate = Some(estimate(&facts));
+            effect = Some(facts);
         } else {
             step.verify.clone_from(&compiled.step.verify);
         }
-        Ok(Grounded { step, target, warnings: compiled.step.warnings.clone(), already_so, trial })
+        Ok(Grounded { step, target, warnings: compiled.step.warnings.clone(), already_so, trial, effect })
     }
 
     fn resource(&self, target: &ObjectRef) -> Result<&ResourceKind, PlanError> {
@@ -221,7 +236,7 @@ impl Grounder<'_> {
     }
 
     /// The rollback as far as the service account may do it.
-    async fn undoable(&self, planned: RollbackPlan, facts: &StepFacts) -> Result<RollbackPlan, PlanError> {
+    async fn undoable(&self, planned: RollbackPlan, facts: &StepEffect) -> Result<RollbackPlan, PlanError> {
         if !planned.reversible {
             return Ok(planned);
         }
@@ -380,9 +395,9 @@ fn default_verify(kind: OperationKind) -> Verify {
 }
 
 /// How a step would be put back, and what would not come back.
-fn rollback(facts: &StepFacts) -> RollbackPlan {
+fn rollback(facts: &StepEffect) -> RollbackPlan {
     let (strategy, lost) = match facts.operation {
-        OperationKind::Apply | OperationKind::Patch if facts.live.is_none() => (RollbackStrategy::Delete, None),
+        OperationKind::Apply | OperationKind::Patch if facts.before.is_none() => (RollbackStrategy::Delete, None),
         OperationKind::Apply | OperationKind::Patch => (RollbackStrategy::InversePatch, kept_for_ever(facts)),
         OperationKind::Delete => (RollbackStrategy::Recreate, lost_on_deletion(facts)),
         OperationKind::Evict => {
@@ -394,8 +409,8 @@ fn rollback(facts: &StepFacts) -> RollbackPlan {
 }
 
 /// What the API server would not let be changed back.
-fn kept_for_ever(facts: &StepFacts) -> Option<String> {
-    let live = facts.live.as_ref()?;
+fn kept_for_ever(facts: &StepEffect) -> Option<String> {
+    let live = facts.before.as_ref()?;
     facts.changes.iter().find_map(|change| {
         let why = one_way(&facts.target.kind, live, change)?;
         Some(format!("{} cannot be changed back: {why}", change.path))
@@ -403,7 +418,7 @@ fn kept_for_ever(facts: &StepFacts) -> Option<String> {
 }
 
 /// What recreating from the snapshot would not bring back.
-fn lost_on_deletion(facts: &StepFacts) -> Option<String> {
+fn lost_on_deletion(facts: &StepEffect) -> Option<String> {
     let resource = &facts.resource;
     let name = &facts.target.name;
     match (resource.group.as_str(), resource.kind.as_str()) {
@@ -414,7 +429,7 @@ fn lost_on_deletion(facts: &StepFacts) -> Option<String> {
         ("apiextensions.k8s.io", "CustomResourceDefinition") => {
             Some("every object of the kind is deleted with it and does not come back".to_owned())
         }
-        ("apps", "StatefulSet") if deletes_its_volumes(facts.live.as_ref()) => {
+        ("apps", "StatefulSet") if deletes_its_volumes(facts.before.as_ref()) => {
             Some("its volumes are deleted with it, by its persistentVolumeClaimRetentionPolicy".to_owned())
         }
         (group, _) if group.contains('.') && !group.ends_with(".k8s.io") => {

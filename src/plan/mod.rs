@@ -8,6 +8,7 @@ mod answer;
 mod assess;
 mod compile;
 pub mod digest;
+mod effect;
 mod environment;
 mod estimate;
 mod forbidden;
@@ -20,8 +21,9 @@ mod size;
 mod validate;
 
 pub use answer::{answer, merge_answers};
-pub use assess::{Assessed, StepFacts, assess_step, overall};
+pub use assess::{Assessed, assess_step, overall};
 pub use compile::{CompiledCall, CompiledStep, compile};
+pub use effect::{After, StepEffect};
 pub use environment::{Environments, Namespace};
 pub use estimate::estimate;
 pub use ground::{Grounded, Reassessment, Trial, ground, reassess};

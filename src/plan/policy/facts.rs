@@ -1,6 +1,6 @@
 use super::Spending;
 use crate::api::{ExecutionPlanSpec, ObjectRef, OperationKind, RiskLevel, Step, Verb};
-use crate::plan::Namespace;
+use crate::plan::{Namespace, StepEffect};
 use kube::core::{Selector, SelectorExt};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -19,6 +19,8 @@ pub struct PlanFacts<'p> {
     pub risk: RiskLevel,
     /// The plan's own namespace.
     pub namespace: &'p str,
+    /// What the steps do to their objects, as far as it was tried: examples of policies try nothing.
+    pub effects: &'p [StepEffect],
     /// What other plans of this month cost, where that is known.
     pub spent: &'p [Spending],
     /// The namespaces that the plan lies in or touches. One whose labels the plan changes is there twice.
@@ -33,6 +35,8 @@ pub struct PlanFacts<'p> {
 #[derive(Clone, Debug)]
 pub(super) struct Touch<'p> {
     pub step: &'p Step,
+    /// What it does to its object, if that was tried.
+    pub effect: Option<&'p StepEffect>,
     pub kind: OperationKind,
     pub verb: Verb,
     /// `None` for queries of metrics.
@@ -59,7 +63,7 @@ impl<'p> PlanFacts<'p> {
         spent: &'p [Spending],
     ) -> Self {
         let mut facts =
-            Self { spec, risk, namespace, spent, namespaces: Vec::new(), selected: false, held_by: Vec::new() };
+            Self { spec, risk, namespace, effects: &[], spent, namespaces: Vec::new(), selected: false, held_by: Vec::new() };
         let mut names = vec![namespace.to_owned()];
         for touch in facts.touches() {
             names.extend(touch.namespaces.into_iter().filter(|name| !name.is_empty()));
@@ -91,6 +95,12 @@ impl<'p> PlanFacts<'p> {
             facts.namespaces.push(Namespace { name: name.to_owned(), labels: after });
         }
         facts
+    }
+
+    /// The same facts, with what the steps do to their objects.
+    #[must_use]
+    pub fn with_effects(self, effects: &'p [StepEffect]) -> Self {
+        Self { effects, ..self }
     }
 
     /// The same facts, taken to match the policies of those names, too: whoever relabels a namespace does not get a plan
@@ -130,7 +140,7 @@ impl<'p> PlanFacts<'p> {
 
     /// The steps as rules see them.
     pub(super) fn touches(&self) -> impl Iterator<Item = Touch<'p>> + use<'p> {
-        let own = self.namespace;
+        let (own, effects) = (self.namespace, self.effects);
         self.spec.steps.iter().filter_map(move |step| {
             let kind = step.operation.kind().ok()?;
             let verb = match kind {
@@ -156,7 +166,8 @@ impl<'p> PlanFacts<'p> {
                 // Cluster-scoped, or in the plan's own namespace: the reference alone does not tell.
                 _ => vec![String::new(), own.to_owned()],
             };
-            Some(Touch { step, kind, verb, target, namespaces })
+            let effect = effects.iter().find(|effect| effect.step == step.id);
+            Some(Touch { step, effect, kind, verb, target, namespaces })
         })
     }
 }
