@@ -369,7 +369,7 @@ async fn a_json_patch_that_does_not_fit_says_where() {
     };
     let error = perform(json!([{ "op": "test", "path": "/spec/replicas", "value": 3 }]), None).await;
     assert!(error.is_conflict());
-    assert_eq!(error.server_message(), "/spec/replicas is 5, not 3");
+    assert_eq!(error.server_message(), "/spec/replicas has another value than the one tested for");
     assert!(perform(json!([]), Some("u")).await.is_conflict());
     let error = perform(json!([{ "op": "remove", "path": "/spec/paused" }]), None).await;
     assert!(matches!(error, ClusterError::Invalid { .. }));

@@ -5,7 +5,7 @@ use super::namespaces::AsOf;
 use super::policy::{Judged, verdict};
 use crate::api::{
     Action, ActionType, AgentCommand, Answer, CommandContext, CommandPhase, ConfidenceLevel, Estimate,
-    ExecutionPlanSpec, Intent, Interpretation, Mode, Observe, OperationKind, Step, Usage,
+    ExecutionPlanSpec, Intent, Interpretation, Mode, Observe, OperationKind, Requester, Step, Usage,
 };
 use crate::cluster::{Access, Catalog};
 use crate::draft::{Draft, ToolCall};
@@ -206,7 +206,11 @@ impl Interpreter<'_> {
         let params = ListParams::default().fields(&format!("spec.session={session}"));
         let mut earlier = commands.list(&params).await.map_err(while_doing("reading the session"))?.items;
         let before = |command: &AgentCommand| command.metadata.creation_timestamp.clone();
-        earlier.retain(|other| other.uid() != self.command.uid() && before(other) <= before(self.command));
+        // The name of a session is anybody's to write: turns of others are neither understood as theirs nor told to a model.
+        let by_same = |other: &AgentCommand| is_same_person(other.spec.requested_by.as_ref(), self.command.spec.requested_by.as_ref());
+        earlier.retain(|other| {
+            other.uid() != self.command.uid() && before(other) <= before(self.command) && by_same(other)
+        });
         earlier.sort_by_key(|other| (before(other).map(|time| time.0), other.name_any()));
         let skip = earlier.len().saturating_sub(MAX_TURNS);
         Ok(earlier.iter().skip(skip).map(turn).collect())
@@ -342,6 +346,11 @@ impl Interpreter<'_> {
             steps,
         })
     }
+}
+
+/// Whether both are known, and the same. Nobody has a conversation in common with somebody unknown.
+fn is_same_person(one: Option<&Requester>, other: Option<&Requester>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| one.username == other.username)
 }
 
 fn asks_back(draft: &Draft) -> Option<Made> {

@@ -1,15 +1,15 @@
 //! CEL expressions: `when` of a step, and expressions over a live object.
 
 use crate::api::StepStatus;
-use cel::{Context, Program, Value as CelValue};
+use crate::plan::{Expression, NoAnswer, Subject};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Why an expression gave no answer.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ExpressionError {
-    /// It is not CEL.
-    #[error("'{expression}' is not a CEL expression: {reason}")]
+    /// It is not CEL, or beyond the bounds.
+    #[error("'{expression}' cannot be evaluated: {reason}")]
     Syntax {
         /// The expression.
         expression: String,
@@ -51,7 +51,7 @@ pub fn when_holds(
             (entry.id.as_str(), json!({ "state": state, "message": entry.message, "object": object }))
         })
         .collect();
-    evaluate(expression, &[("steps", json!(steps))])
+    evaluate(expression, "steps", &json!(steps))
 }
 
 /// Whether an expression over `object` holds.
@@ -59,20 +59,20 @@ pub fn when_holds(
 /// # Errors
 /// When the expression is wrong or gives no boolean.
 pub fn object_satisfies(expression: &str, object: &Value) -> Result<bool, ExpressionError> {
-    evaluate(expression, &[("object", without_secrets(object))])
+    evaluate(expression, "object", &without_secrets(object))
 }
 
-/// Whether an expression can be evaluated at all.
+/// Whether an expression over `object` can be evaluated at all.
 ///
 /// # Errors
-/// When it is not CEL.
+/// When it is not CEL, or beyond the bounds.
 pub fn check_syntax(expression: &str) -> Result<(), ExpressionError> {
-    compiled(expression).map(|_| ())
+    compiled(expression, "object").map(|_| ())
 }
 
-fn compiled(expression: &str) -> Result<Program, ExpressionError> {
-    Program::compile(expression)
-        .map_err(|error| ExpressionError::Syntax { expression: expression.to_owned(), reason: error.to_string() })
+fn compiled(expression: &str, variable: &str) -> Result<Expression, ExpressionError> {
+    Expression::compile(expression, &[variable])
+        .map_err(|reason| ExpressionError::Syntax { expression: expression.to_owned(), reason })
 }
 
 /// The object as expressions see it: what they find out is told to everybody who reads the plan.
@@ -91,20 +91,12 @@ fn without_secrets(object: &Value) -> Value {
     object
 }
 
-fn evaluate(expression: &str, variables: &[(&str, Value)]) -> Result<bool, ExpressionError> {
-    let failed = |reason: String| ExpressionError::Evaluation { expression: expression.to_owned(), reason };
-    let program = compiled(expression)?;
-    let mut context = Context::default();
-    for (name, value) in variables {
-        context.add_variable(*name, value.clone()).map_err(|error| failed(error.to_string()))?;
-    }
-    match program.execute(&context) {
-        Ok(CelValue::Bool(holds)) => Ok(holds),
-        Ok(other) => {
-            Err(ExpressionError::NotBoolean { expression: expression.to_owned(), found: other.type_of().to_string() })
-        }
-        Err(error) => Err(failed(error.to_string())),
-    }
+fn evaluate(expression: &str, variable: &str, value: &Value) -> Result<bool, ExpressionError> {
+    let text = expression.to_owned();
+    compiled(expression, variable)?.holds(variable, &Subject::new(value)).map_err(|error| match error {
+        NoAnswer::NotBoolean(found) => ExpressionError::NotBoolean { expression: text, found },
+        NoAnswer::Failed(reason) => ExpressionError::Evaluation { expression: text, reason },
+    })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use super::effect::StepEffect;
+use super::effect::{After, StepEffect};
 use crate::api::{FieldChange, OperationKind, Risk, RiskLevel, Step};
 use crate::cluster::ResourceKind;
 use crate::tools::{glob, kind_group};
@@ -13,6 +13,10 @@ pub type Assessed<'s> = &'s Step;
 /// Weighs one step by the table in `risk.yaml`: the highest level of all rules that match, with every reason.
 #[must_use]
 pub fn assess_step(step: &StepEffect, reversible: bool) -> Risk {
+    if step.after == After::Unknown {
+        let reason = format!("What {} will be like is known only once earlier steps ran.", step.target);
+        return Risk { level: RiskLevel::Critical, reasons: vec![reason] };
+    }
     let facts = facts(step, reversible);
     let environment = step.environment.unwrap_or("unknown");
     let mut risk = Risk::default();
@@ -200,7 +204,6 @@ fn is_reachable(resource: &ResourceKind, object: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::After;
     use serde_json::json;
 
     fn step(operation: OperationKind, resource: ResourceKind, environment: Option<&'static str>) -> StepEffect {

@@ -41,6 +41,9 @@ pub(super) fn forbidden(operation: &Operation) -> Option<String> {
                 "subresource '{name}' cannot be tried, shown and put back: of subresources, only {known} are patched"
             ));
         }
+        if let Some(reason) = beyond_bounds(patch) {
+            return Some(reason);
+        }
         let hidden = hidden_by_patch(patch);
         if let Some(field) = hidden {
             return Some(unseen(&field));
@@ -52,6 +55,22 @@ pub(super) fn forbidden(operation: &Operation) -> Option<String> {
         return Some(unseen(field));
     }
     (target.group().is_empty() && target.kind == "Secret").then(|| token(operation)).flatten()
+}
+
+/// The most operations of a JSON patch: the API server takes no more (`maxJSONPatchOperations`).
+const MAX_OPERATIONS: usize = 10_000;
+
+/// What makes a patch larger or less clear than what it says. What `copy` and `move` write depends on the object that they
+/// meet, and a few doublings of a value fill any memory.
+fn beyond_bounds(patch: &Patch) -> Option<String> {
+    let operations = patch.body.as_array().filter(|_| patch.patch_type == PatchType::Json)?;
+    if operations.len() > MAX_OPERATIONS {
+        return Some(format!("its patch has {} operations, at most {MAX_OPERATIONS} are allowed", operations.len()));
+    }
+    let is_known = |op: &&Value| matches!(op.get("op").and_then(Value::as_str), Some("add" | "remove" | "replace" | "test"));
+    let unknown = operations.iter().find(|op| !is_known(op))?;
+    let op = unknown.get("op").and_then(Value::as_str).unwrap_or("nothing");
+    Some(format!("its patch does '{op}'; a plan says what it writes, so only add, remove, replace and test are allowed"))
 }
 
 /// A manifest that stands for no single object with a name.

@@ -1,6 +1,7 @@
+use super::expression::Expression;
 use super::forbidden::forbidden;
 use super::size::check_size;
-use crate::api::{ExecutionPlanSpec, Operation, Step};
+use crate::api::{ExecutionPlanSpec, ObjectRef, Operation, Step, VerifyKind};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a plan is no plan.
@@ -67,13 +68,62 @@ pub fn validate(spec: &ExecutionPlanSpec) -> Result<(), InvalidPlan> {
         if let Some(reason) = forbidden(&step.operation) {
             return Err(wrong(reason));
         }
-        step.operation.target().map_err(|error| wrong(error.to_string()))?;
+        let target = step.operation.target().map_err(|error| wrong(error.to_string()))?;
+        if let Some(reason) = unevaluable(step) {
+            return Err(wrong(reason));
+        }
+        if let Some(reason) = claims_to_wait(step, target.as_ref(), &steps) {
+            return Err(wrong(reason));
+        }
         if carries_secret(&step.operation) {
             return Err(InvalidPlan::SecretInPlan(step.id.clone()));
         }
     }
     acyclic(&spec.steps)?;
     check_size(spec)
+}
+
+/// Why an expression of the step could never be evaluated.
+fn unevaluable(step: &Step) -> Option<String> {
+    let waited = step.operation.wait.as_ref().and_then(|wait| wait.expression.as_deref());
+    let verify = step.verify.as_ref().filter(|verify| verify.kind == VerifyKind::Expression);
+    let verified = verify.and_then(|verify| verify.expression.as_deref());
+    let expressions = [("when", step.when.as_deref(), "steps"), ("wait", waited, "object"), ("verify", verified, "object")];
+    expressions.into_iter().find_map(|(field, text, variable)| {
+        let reason = Expression::compile(text?, &[variable]).err()?;
+        Some(format!("the expression of '{field}' cannot be evaluated: {reason}"))
+    })
+}
+
+/// Why the diff of the step is known before the steps that it names in `knownAfter`: only what an earlier step changes or
+/// makes is unknown until then.
+fn claims_to_wait(step: &Step, target: Option<&ObjectRef>, steps: &BTreeMap<&str, &Step>) -> Option<String> {
+    let stray = step.known_after.iter().find(|id| {
+        let earlier = steps.get(id.as_str()).and_then(|earlier| earlier.operation.target().ok().flatten());
+        let is_base = earlier.is_some_and(|earlier| {
+            let holds_target = earlier.kind == "Namespace" && earlier.group().is_empty();
+            target.is_some_and(|target| {
+                earlier == *target || (holds_target && target.namespace.as_ref() == Some(&earlier.name))
+            })
+        });
+        **id == step.id || !is_base || !comes_before(id, step, steps)
+    })?;
+    Some(format!("its diff does not depend on '{stray}': leave that out of knownAfter"))
+}
+
+/// Whether `step` waits for the step `id`, directly or through others.
+fn comes_before(id: &str, step: &Step, steps: &BTreeMap<&str, &Step>) -> bool {
+    let mut open: Vec<&str> = step.depends_on.iter().map(String::as_str).collect();
+    let mut seen = BTreeSet::new();
+    while let Some(next) = open.pop() {
+        if next == id {
+            return true;
+        }
+        if seen.insert(next) {
+            open.extend(steps.get(next).into_iter().flat_map(|step| step.depends_on.iter().map(String::as_str)));
+        }
+    }
+    false
 }
 
 fn carries_secret(operation: &Operation) -> bool {
@@ -127,7 +177,7 @@ fn acyclic(steps: &[Step]) -> Result<(), InvalidPlan> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{ObjectRef, PatchType, WaitUntil};
+    use crate::api::{PatchType, WaitUntil};
     use serde_json::json;
 
     fn step(id: &str, depends_on: &[&str]) -> Step {

@@ -1,6 +1,6 @@
-use super::expression::{Expression, Subject};
 use super::{Evaluate, Objection, PlanFacts, PolicyFault};
 use crate::api::Constraint;
+use crate::plan::{Expression, Subject};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ impl Constraints {
     pub fn new(constraints: &[Constraint], faults: &mut Vec<PolicyFault>) -> Self {
         let mut compiled = Vec::new();
         for constraint in constraints {
-            match Expression::compile(&constraint.expression) {
+            match Expression::compile(&constraint.expression, &["plan"]) {
                 Ok(expression) => compiled.push((constraint.clone(), expression)),
                 Err(reason) => {
                     faults.push(PolicyFault::Expression { constraint: constraint.name.clone(), reason });
@@ -32,7 +32,7 @@ impl Evaluate for Constraints {
         let subject = Subject::new(&subject(facts));
         let mut objections = Vec::new();
         for (constraint, expression) in &self.0 {
-            match expression.holds(&subject) {
+            match expression.holds("plan", &subject) {
                 Ok(true) => {}
                 Ok(false) => objections.push(Objection::Deny(constraint.message.clone())),
                 Err(reason) => objections.push(Objection::Wait {

@@ -9,7 +9,6 @@ mod calendar;
 mod compiled;
 mod constraint;
 mod examples;
-mod expression;
 mod facts;
 mod quota;
 mod rules;

@@ -1,4 +1,5 @@
-//! CEL with bounds: an expression is weighed when it is compiled, and its cost on a plan is known before it runs.
+//! CEL with bounds: an expression is weighed when it is compiled, and its cost on what it reads is known before it runs.
+//! Parsing, weighing and evaluation recurse, so each happens on a thread whose stack is larger than the bounds can use.
 
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, operators};
 use cel::objects::{Key, Map};
@@ -6,6 +7,7 @@ use cel::{Context, Program, Value as CelValue};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::thread;
 
 /// The most characters of an expression; the API server has the same bound.
 const MAX_LENGTH: usize = 2048;
@@ -17,12 +19,25 @@ const MAX_DEPTH: u32 = 2;
 const MAX_GROWTH: usize = 8;
 /// The most steps of evaluation.
 const MAX_COST: u64 = 20_000_000;
+/// The stack that an expression within the bounds is parsed and evaluated on; a tenth of it is used at most.
+const STACK: usize = 32 << 20;
 /// The most values of a plan that are handed to an expression.
 const MAX_VALUES: u64 = 500_000;
 
+/// Why an expression gave no answer, as a clause for people.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// It gave something else than true or false. What it gave is not told: it may be secret.
+    #[error("it gives {0}, expected true or false")]
+    NotBoolean(String),
+    /// It could take too long on these values, or failed on them.
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// An expression that was compiled and weighed.
 #[derive(Debug)]
-pub(super) struct Expression {
+pub struct Expression {
     program: Program,
     weight: Weight,
 }
@@ -33,29 +48,39 @@ struct Weight {
     comprehensions: usize,
     depth: u32,
     growth: usize,
+    /// The longest list or map that stands in the expression itself.
+    longest: u64,
 }
 
 /// A value that expressions can read, with its size.
 #[derive(Debug)]
-pub(super) struct Subject {
+pub struct Subject {
     value: CelValue,
     values: u64,
     longest: u64,
 }
 
 impl Expression {
-    /// Compiles and weighs an expression; the error is a clause for people.
-    pub fn compile(text: &str) -> Result<Self, String> {
+    /// Compiles and weighs an expression that may read the `known` variables.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a clause for people.
+    pub fn compile(text: &str, known: &[&str]) -> Result<Self, String> {
         if text.len() > MAX_LENGTH {
             return Err(format!("it has {} bytes, at most {MAX_LENGTH} are allowed", text.len()));
         }
+        on_a_large_stack(|| Self::compile_here(text, known))
+    }
+
+    fn compile_here(text: &str, known: &[&str]) -> Result<Self, String> {
         let program = Program::compile(text).map_err(|error| {
             // The parser draws the expression with a caret, on lines of its own.
             let text = error.to_string();
             format!("it is not CEL: {}", text.lines().next().unwrap_or_default().trim_end_matches(':'))
         })?;
-        if let Some(unknown) = unknown_variable(&program) {
-            return Err(format!("it speaks of '{unknown}', but only 'plan' is known"));
+        if let Some(unknown) = unknown_variable(&program, known) {
+            let known: Vec<String> = known.iter().map(|name| format!("'{name}'")).collect();
+            return Err(format!("it speaks of '{unknown}', but only {} is known", known.join(" and ")));
         }
         let mut weight = Weight::default();
         weigh(program.expression(), 0, &mut weight);
@@ -72,23 +97,41 @@ impl Expression {
         Ok(Self { program, weight })
     }
 
-    /// Whether the expression holds for `plan`; the error is a clause for people.
-    pub fn holds(&self, plan: &Subject) -> Result<bool, String> {
-        let rounds = plan.longest.saturating_pow(self.weight.depth).saturating_mul(self.weight.nodes);
-        if plan.values > MAX_VALUES || rounds > MAX_COST {
-            return Err(format!("the plan is too large for it ({} values)", plan.values));
+    /// Whether the expression holds where the variable `name` has that value.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub fn holds(&self, name: &str, subject: &Subject) -> Result<bool, NoAnswer> {
+        let longest = subject.longest.max(self.weight.longest);
+        let rounds = longest.saturating_pow(self.weight.depth).saturating_mul(self.weight.nodes);
+        if subject.values > MAX_VALUES || rounds > MAX_COST {
+            return Err(NoAnswer::Failed(format!("{name} is too large for it ({} values)", subject.values)));
         }
-        let mut context = Context::default();
-        context.add_variable_from_value("plan", plan.value.clone());
-        match self.program.execute(&context) {
-            Ok(CelValue::Bool(holds)) => Ok(holds),
-            Ok(other) => Err(format!("it gives {}, expected true or false", other.type_of())),
-            Err(error) => Err(error.to_string()),
-        }
+        let answer = on_a_large_stack(|| {
+            let mut context = Context::default();
+            context.add_variable_from_value(name, subject.value.clone());
+            match self.program.execute(&context) {
+                Ok(CelValue::Bool(holds)) => Ok(Ok(holds)),
+                Ok(other) => Ok(Err(NoAnswer::NotBoolean(other.type_of().to_string()))),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        answer.map_err(NoAnswer::Failed)?
     }
 }
 
+/// Runs what recurses as deep as an expression is nested.
+fn on_a_large_stack<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+    thread::scope(|scope| {
+        let running = thread::Builder::new().name("expression".to_owned()).stack_size(STACK).spawn_scoped(scope, work);
+        let running = running.map_err(|error| format!("there is no thread to evaluate it on: {error}"))?;
+        running.join().map_err(|_| "its evaluation failed".to_owned())?
+    })
+}
+
 impl Subject {
+    /// A value with its size.
+    #[must_use]
     pub fn new(value: &Value) -> Self {
         let (mut values, mut longest) = (0, 0);
         let value = converted(value, &mut values, &mut longest);
@@ -122,8 +165,8 @@ fn converted(value: &Value, values: &mut u64, longest: &mut u64) -> CelValue {
     }
 }
 
-/// A variable that is neither `plan` nor made by a macro.
-fn unknown_variable(program: &Program) -> Option<String> {
+/// A variable that is neither one of `known` nor made by a macro.
+fn unknown_variable(program: &Program, known: &[&str]) -> Option<String> {
     fn find<'e>(expression: &'e IdedExpr, known: &mut Vec<&'e str>) -> Option<String> {
         match &expression.expr {
             // A name of a type, as in `type(x) == string`, is a variable to the parser.
@@ -147,12 +190,18 @@ fn unknown_variable(program: &Program) -> Option<String> {
             other => children(other).into_iter().find_map(|child| find(child, known)),
         }
     }
-    find(program.expression(), &mut vec!["plan"])
+    find(program.expression(), &mut known.to_vec())
 }
 
 fn weigh(expression: &IdedExpr, depth: u32, weight: &mut Weight) {
     weight.nodes += 1;
     let within = depth > 0;
+    let length = match &expression.expr {
+        Expr::List(list) => list.elements.len(),
+        Expr::Map(map) => map.entries.len(),
+        _ => 0,
+    };
+    weight.longest = weight.longest.max(length as u64);
     match &expression.expr {
         Expr::Comprehension(inner) => {
             weight.comprehensions += 1;
@@ -199,7 +248,7 @@ mod tests {
 
     fn holds(text: &str) -> Result<bool, String> {
         let plan = json!({ "summary": "x", "approvalsRequired": 2, "steps": [{ "id": "a" }, { "id": "b" }] });
-        Expression::compile(text).and_then(|expression| expression.holds(&Subject::new(&plan)))
+        Expression::compile(text, &["plan"]).and_then(|expression| expression.holds("plan", &Subject::new(&plan)).map_err(|error| error.to_string()))
     }
 
     #[test]
@@ -238,7 +287,7 @@ mod tests {
         let doubling = format!("['a']{} == []", ".map(a, a + a + a + a)".repeat(5));
         let copies = "plan.steps.map(a, [a, a, a, a, a, a, a, a, a, a, a, a, a]).size() > 0";
         for text in [nested, &many, &doubling, copies, &"1".repeat(3000)] {
-            assert!(Expression::compile(text).is_err(), "{text}");
+            assert!(Expression::compile(text, &["plan"]).is_err(), "{text}");
         }
     }
 
@@ -246,9 +295,24 @@ mod tests {
     fn a_plan_beyond_bounds_is_not_evaluated() {
         let steps: Vec<Value> = (0..5000).map(|id| json!({ "id": id.to_string() })).collect();
         let plan = Subject::new(&json!({ "steps": steps }));
-        let linear = Expression::compile("plan.steps.all(s, s.id != 'x')").unwrap();
-        assert_eq!(linear.holds(&plan), Ok(true));
-        let square = Expression::compile("plan.steps.all(s, plan.steps.all(t, s.id != t.id))").unwrap();
-        assert!(square.holds(&plan).unwrap_err().contains("too large"));
+        let linear = Expression::compile("plan.steps.all(s, s.id != 'x')", &["plan"]).unwrap();
+        assert_eq!(linear.holds("plan", &plan), Ok(true));
+        let square = Expression::compile("plan.steps.all(s, plan.steps.all(t, s.id != t.id))", &["plan"]).unwrap();
+        assert!(square.holds("plan", &plan).unwrap_err().to_string().contains("too large"));
+    }
+
+    #[test]
+    fn no_depth_and_no_cost_takes_the_process_along() {
+        let terms = format!("1{} > 0", "+1".repeat(1_000));
+        assert_eq!(holds(&terms), Ok(true));
+        let chain = format!("plan{} == 1", ".a".repeat(1_000));
+        assert!(holds(&chain).is_err());
+        assert!(holds(&format!("{}true", "!".repeat(2_000))).is_ok());
+        for open in ["(", "[", "-(", "f(", "{1:", "plan["] {
+            assert!(holds(&open.repeat(2_000 / open.len())).is_err());
+        }
+        let list = format!("[{}]", ["1"; 300].join(","));
+        let literal = format!("{list}.all(a, {list}.all(b, true))");
+        assert!(holds(&literal).unwrap_err().contains("too large"), "lists in the expression itself count");
     }
 }
