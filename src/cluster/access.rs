@@ -79,7 +79,7 @@ impl Access {
         let attempt = self.attempt(format!("read {object}"));
         let path = object_path(kind, object, subresource, &attempt)?;
         match self.send_json(&attempt, Request::get(path)).await {
-            Ok(found) => Ok(Some(found)),
+            Ok(found) => Ok(Some(told_zero(subresource, found))),
             // An unknown path is answered with 404 as well, but without the name of an object.
             Err(ClusterError::NotFound { message, .. }) if message.contains(&format!("\"{}\"", object.name)) => {
                 Ok(None)
@@ -226,6 +226,17 @@ impl fmt::Debug for Access {
 
 pub(super) fn invalid(attempt: &Attempt, message: String) -> ClusterError {
     ClusterError::Invalid { attempt: attempt.clone(), message }
+}
+
+/// A `Scale` leaves `spec.replicas` out when it is 0, and absent must not look like a field that goes.
+pub(super) fn told_zero(subresource: Option<&str>, mut object: Value) -> Value {
+    let is_scale = subresource == Some("scale") && object.get("kind").and_then(Value::as_str) == Some("Scale");
+    if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut).filter(|_| is_scale) {
+        spec.entry("replicas").or_insert_with(|| Value::from(0));
+    } else if is_scale {
+        object["spec"] = serde_json::json!({ "replicas": 0 });
+    }
+    object
 }
 
 /// The path of an object, in the version that it names.

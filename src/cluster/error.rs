@@ -1,6 +1,10 @@
+use super::redact::redact_text;
+use crate::api::shortened;
 use kube::core::Status;
 use kube::core::response::StatusDetails;
+use regex::Regex;
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// What was tried, and as whom: the part of every [`ClusterError`] that says what it is about.
@@ -176,7 +180,7 @@ impl ClusterError {
         let message = if status.message.is_empty() {
             format!("HTTP status {code} without an explanation")
         } else {
-            status.message.clone()
+            without_objects(&status.message, &attempt)
         };
         let retry_after = retry_after.or_else(|| {
             let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
@@ -205,7 +209,7 @@ impl ClusterError {
 
     /// What a failure on the way to the API server means.
     pub(super) fn of_client(attempt: Attempt, error: &kube::Error) -> Self {
-        let message = chain(error);
+        let message = without_objects(&chain(error), &attempt);
         match error {
             kube::Error::Api(status) => Self::of_status(attempt, status.code, None, status),
             kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_) => {
@@ -220,6 +224,39 @@ impl ClusterError {
         let attempt = Attempt { action: action.to_owned(), identity: identity.to_owned() };
         Self::Other { attempt, message: chain(error) }
     }
+}
+
+/// How much of what a server says is kept.
+const MAX_MESSAGE: usize = 4096;
+
+/// Objects and values as servers quote them: in JSON within quotation marks, as Go prints maps and structs, and bare JSON.
+const QUOTED: [&str; 4] = [
+    r#""(?:[^"\\]|\\.)*\{(?:[^"\\]|\\.)*""#,
+    r"\bmap\[[^\n]*\]",
+    r"\b&?[a-z][A-Za-z0-9]*\.[A-Z][A-Za-z0-9]*\{[^\n]*\}",
+    r#"\{\s*"[\s\S]*(\}|$)"#,
+];
+/// Any quoted value. Of a Secret, none is told.
+const VALUE: &str =
+    r#"(?P<keep>(?i:invalid|unsupported|duplicate|forbidden|required|too long|value)[a-z ]*: )"(?:[^"\\]|\\.)*""#;
+
+static QUOTED_PATTERNS: LazyLock<Vec<Regex>> =
+    LazyLock::new(|| QUOTED.iter().filter_map(|pattern| Regex::new(pattern).ok()).collect());
+static VALUE_PATTERN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(VALUE).ok());
+
+/// What a server said without the objects that it quotes. The API server's strict decoding quotes the whole object that was
+/// patched, and a webhook may quote what it likes: such words go into status, events and logs.
+fn without_objects(message: &str, attempt: &Attempt) -> String {
+    let mut text = message.to_owned();
+    for pattern in QUOTED_PATTERNS.iter() {
+        text = pattern.replace_all(&text, "‹an object›").into_owned();
+    }
+    if attempt.action.contains("Secret ")
+        && let Some(pattern) = VALUE_PATTERN.as_ref()
+    {
+        text = pattern.replace_all(&text, "${keep}‹redacted›").into_owned();
+    }
+    shortened(&redact_text(&text), MAX_MESSAGE).into_owned()
 }
 
 /// The error and its causes in one line; a cause that its effect quotes already is left out.
@@ -293,6 +330,26 @@ mod tests {
             assert!(!of(code, "", "no").is_transient(), "{code}");
         }
         assert!(matches!(of(500, "InternalError", "etcdserver: request is too large"), ClusterError::TooLarge { .. }));
+    }
+
+    #[test]
+    fn no_object_that_a_server_quotes_is_told() {
+        assert_eq!(QUOTED_PATTERNS.len(), QUOTED.len());
+        assert!(VALUE_PATTERN.is_some());
+        let attempt = Attempt { action: "patch Secret shop/db (dry run)".into(), identity: "deployer".into() };
+        for message in [
+            r#" "" is invalid: patch: Invalid value: "{\"apiVersion\":\"v1\",\"data\":{\"pin\":\"aHVudGVyMg==\"},\"kind\":\"Secret\"}": strict decoding error: unknown field "stringDta""#,
+            r#"Secret "db" is invalid: data[pin]: Invalid value: "aHVudGVyMg==": must be short"#,
+            r#"admission webhook "w.example.com" denied the request: map[data:map[pin:aHVudGVyMg==] kind:Secret]"#,
+            r#"admission webhook "w.example.com" denied the request: core.Secret{Data:map[string][]uint8{"pin":[]uint8{0x61, "aHVudGVyMg=="}}}"#,
+            r#"the request was refused: {"data":{"pin":"aHVudGVyMg=="}}"#,
+            r#"the request was refused: {"data":{"pin":"aHVudGVyMg=="#,
+        ] {
+            let said = without_objects(message, &attempt);
+            assert!(!said.contains("aHVudGVyMg"), "{said}");
+        }
+        let strict = r#"strict decoding error: unknown field "spec.replcas""#;
+        assert_eq!(without_objects(strict, &attempt), strict);
     }
 
     #[test]

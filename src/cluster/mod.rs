@@ -41,7 +41,7 @@ pub use inverse::{Drift, Inverse, drift, inverse, landed, one_way};
 pub use ownership::{SetBy, set_by};
 pub use prometheus::{Prometheus, PrometheusError, Truth};
 pub use readiness::{Readiness, is_ready_once_stored, readiness};
-pub use redact::{redact, redact_text};
+pub use redact::{redact, redact_parameters, redact_text};
 pub use table::Table;
 pub use watch::{WATCH_PAUSE, watch_backoff};
 pub use write::WriteOptions;

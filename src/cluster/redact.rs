@@ -2,7 +2,7 @@
 
 use crate::api::{FieldChange, FieldPath, ObjectRef, PathElement};
 use regex::{Captures, Regex};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
@@ -133,6 +133,17 @@ pub fn redact_text(text: &str) -> String {
     text.into_owned()
 }
 
+/// The parameters with everything in them that looks like a credential replaced, by its name or by its shape.
+#[must_use]
+pub fn redact_parameters(parameters: Map<String, Value>) -> Map<String, Value> {
+    let mut parameters = Value::Object(parameters);
+    scrub(&mut parameters);
+    match parameters {
+        Value::Object(parameters) => parameters,
+        _ => Map::new(),
+    }
+}
+
 fn is_secret_name(name: &str) -> bool {
     match NAME_PATTERNS.as_slice() {
         [secret, no_secret] => secret.is_match(name) && !no_secret.is_match(name),
@@ -218,7 +229,8 @@ fn scrub(value: &mut Value) -> bool {
             redacted
         }
         Value::Object(fields) => {
-            let named_secret = fields.get("name").and_then(Value::as_str).is_some_and(is_secret_name);
+            let named_secret =
+                fields.get("name").or_else(|| fields.get("key")).and_then(Value::as_str).is_some_and(is_secret_name);
             let mut redacted = false;
             for (name, value) in fields.iter_mut() {
                 let secret = if name == "value" { named_secret } else { is_secret_name(name) && !value.is_object() };

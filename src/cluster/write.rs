@@ -1,4 +1,4 @@
-use super::access::{invalid, object_path};
+use super::access::{invalid, object_path, told_zero};
 use super::error::Attempt;
 use super::request::{JSON, Request};
 use super::{Access, Catalog, ClusterError, ResourceKind};
@@ -123,7 +123,7 @@ impl Access {
             Err(ClusterError::Invalid { message, .. }) if patch.patch_type == PatchType::Json => {
                 Err(self.why_invalid(attempt, kind, patch, body, message).await)
             }
-            outcome => outcome,
+            outcome => outcome.map(|object| told_zero(subresource, object)),
         }
     }
 

@@ -5,13 +5,14 @@ use super::namespaces::AsOf;
 use super::policy::{Judged, verdict};
 use crate::api::{
     Action, ActionType, AgentCommand, Answer, CommandContext, CommandPhase, ConfidenceLevel, Estimate,
-    ExecutionPlanSpec, Intent, Interpretation, Mode, Observe, OperationKind, Requester, Step, Usage,
+    ExecutionPlanSpec, Intent, Interpretation, Mode, Observe, OperationKind, Query, QueryKind, Requester, Step, Usage,
 };
-use crate::cluster::{Access, Catalog};
+use crate::cluster::{Access, Asked, Catalog, Review, redact_parameters};
 use crate::draft::{Draft, ToolCall};
 use crate::plan::{
-    Actor, CompiledCall, CompiledStep, Environments, Grounded, Namespace, PlanError, Reads, Resolver, StepEffect, answer,
-    approvals_required, check_plan_rights, check_use, compile, ground, merge_answers, overall, validate,
+    Actor, CompiledCall, CompiledStep, Environments, Grounded, Namespace, PlanError, Reads, Resolver, Sees, StepEffect,
+    answer, approvals_required, check_account_rights, check_plan_rights, check_requester_rights, check_use, compile,
+    ground, least_approvals, merge_answers, overall, validate,
 };
 use crate::planner::{PlanningInput, Proposal, ToolCatalogue, ToolDescription, Turn, propose};
 use crate::telemetry::{PlannerKind, PlannerResult};
@@ -137,7 +138,7 @@ async fn under_policy(
         Judged::NotYet => return Err(Error::PoliciesUnread("they are being read".to_owned())),
         Judged::Unreadable(reason) => return Err(Error::PoliciesUnread(reason)),
     };
-    spec.approvals_required = verdict.approvals_required;
+    spec.approvals_required = verdict.approvals_required.max(least_approvals(&spec));
     if let Some(wanted) = verdict.observe {
         let asked = spec.observe.take();
         let rollback_on_degraded = asked.as_ref().is_some_and(|observe| observe.rollback_on_degraded);
@@ -207,7 +208,9 @@ impl Interpreter<'_> {
         let mut earlier = commands.list(&params).await.map_err(while_doing("reading the session"))?.items;
         let before = |command: &AgentCommand| command.metadata.creation_timestamp.clone();
         // The name of a session is anybody's to write: turns of others are neither understood as theirs nor told to a model.
-        let by_same = |other: &AgentCommand| is_same_person(other.spec.requested_by.as_ref(), self.command.spec.requested_by.as_ref());
+        let by_same = |other: &AgentCommand| {
+            is_same_person(other.spec.requested_by.as_ref(), self.command.spec.requested_by.as_ref())
+        };
         earlier.retain(|other| {
             other.uid() != self.command.uid() && before(other) <= before(self.command) && by_same(other)
         });
@@ -224,7 +227,8 @@ impl Interpreter<'_> {
         // Before anything is looked up: questions name what that account can see.
         self.check_account().await?;
         let access = self.context.cluster.service_account(&self.namespace, &self.account)?;
-        let reads = Reads::new(&access);
+        let requester = self.requester()?;
+        let reads = Reads::new(&access, &self.context.cluster, &requester);
         let resolver = Resolver {
             cluster: &self.context.cluster,
             reads: &reads,
@@ -254,6 +258,9 @@ impl Interpreter<'_> {
                 }
             });
         }
+        let untried = changes.iter().map(|step| Step { operation: step.step.operation.clone(), ..Step::default() });
+        let untried = ExecutionPlanSpec { steps: untried.collect(), ..ExecutionPlanSpec::default() };
+        check_requester_rights(&self.context.cluster, &catalog, &requester, &untried).await?;
         let mut grounded = ground(&reads, &catalog, &self.environments, &changes).await?;
         let effects = grounded.iter_mut().filter_map(|step| step.effect.take()).collect();
         let Some(spec) = self.plan(proposal, grounded) else {
@@ -264,7 +271,8 @@ impl Interpreter<'_> {
         };
         complete(interpretation, &spec, &calls);
         validate(&spec).map_err(|error| PlanError::refused("InvalidPlan", error.to_string()))?;
-        self.check_rights(&catalog, &spec).await?;
+        let account = Actor::service_account(&self.namespace, &self.account);
+        check_account_rights(&self.context.cluster, &catalog, &account, &spec).await?;
         Ok(Made::Plan { spec: Box::new(spec), effects, answer })
     }
 
@@ -283,9 +291,32 @@ impl Interpreter<'_> {
         self.check_rights(catalog, &spec).await?;
         let mut answers = Vec::new();
         for query in reads.iter().filter_map(|step| step.step.operation.query.as_ref()) {
-            answers.push(answer(access, catalog, query).await?);
+            let sees = self.sees(query).await?;
+            answers.push(answer(access, catalog, query, sees).await?);
         }
         Ok(Some(merge_answers(answers)))
+    }
+
+    /// What of an object's surroundings the requester may see when it is described.
+    async fn sees(&self, query: &Query) -> Result<Sees, PlanError> {
+        if query.query_type != QueryKind::Get {
+            return Ok(Sees::default());
+        }
+        let requester = self.requester()?;
+        let may = async |verb: &str, resource: &str, subresource: Option<&str>| {
+            let asked = Asked {
+                verb: verb.to_owned(),
+                resource: resource.to_owned(),
+                subresource: subresource.map(str::to_owned),
+                namespace: query.namespace.clone(),
+                ..Asked::default()
+            };
+            let review = self.context.cluster.review(&requester.subject, &asked).await;
+            review.map(|review| review == Review::Allowed).map_err(PlanError::from)
+        };
+        let (pods, logs, events) =
+            tokio::try_join!(may("list", "pods", None), may("get", "pods", Some("log")), may("list", "events", None))?;
+        Ok(Sees { pods: pods && logs, events })
     }
 
     fn requester(&self) -> Result<Actor, PlanError> {
@@ -335,7 +366,7 @@ impl Interpreter<'_> {
             service_account_name: Some(self.account.clone()),
             requested_by: command.spec.requested_by.clone(),
             proposed_by: Some(proposal.proposed_by.clone()),
-            summary: summary(&proposal.draft, &steps),
+            summary: summary(proposal, &steps),
             approvals_required: approvals_required(risk.level),
             risk,
             estimate: Some(total(&steps)),
@@ -421,7 +452,7 @@ fn actions(calls: &[CompiledCall], steps: &[CompiledStep]) -> Vec<Action> {
             action_type: tool.action(),
             resource: tool.category(),
             tool: tool.name().to_owned(),
-            parameters: call.call.parameters.clone(),
+            parameters: redact_parameters(call.call.parameters.clone()),
             description: titles.join("; "),
             duration: None,
             cost: None,
@@ -455,11 +486,17 @@ fn complete(interpretation: &mut Interpretation, spec: &ExecutionPlanSpec, calls
     }
 }
 
-fn summary(draft: &Draft, steps: &[Step]) -> String {
+/// What a plan is called is made from its steps: approvers read it, and a model's words may say anything.
+fn summary(proposal: &Proposal, steps: &[Step]) -> String {
+    let draft = &proposal.draft;
     match steps {
         [only] => sentence(&only.title),
-        _ if draft.interpretation.is_empty() => format!("{} steps.", steps.len()),
-        _ => sentence(&draft.interpretation),
+        _ if proposal.proposed_by.model.is_none() && !draft.interpretation.is_empty() => {
+            sentence(&draft.interpretation)
+        }
+        [first, second] => sentence(&format!("{}; {}", first.title, second.title)),
+        [first, rest @ ..] => sentence(&format!("{}; and {} more steps", first.title, rest.len())),
+        [] => "No steps.".to_owned(),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::api::{
 use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms};
 use crate::execute::{Signals, check_promised_metrics};
 use crate::plan::policy::{Ruling, Verdict, still_demanded, stricter, written};
-use crate::plan::{Reassessment, StepEffect, digest, validate};
+use crate::plan::{Reassessment, StepEffect, digest, least_approvals, validate};
 use crate::telemetry::{AuditAction, AuditEvent, audit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -293,7 +293,7 @@ impl<'a> Case<'a> {
     /// that denies the plan ends it.
     fn settle_terms(&mut self, verdict: &Verdict) -> Result<ApprovalTerms, Halt> {
         let mut terms = verdict.terms();
-        terms.approvals = terms.approvals.max(self.plan.spec.approvals_required);
+        terms.approvals = terms.approvals.max(self.plan.spec.approvals_required).max(least_approvals(&self.plan.spec));
         let terms = self.status.terms.as_ref().map_or(terms.clone(), |before| stricter(before, &terms));
         self.status.approvals_required = terms.approvals;
         self.status.policies = still_demanded(&self.before.policies, &verdict.demanded_by);

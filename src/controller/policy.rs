@@ -6,8 +6,8 @@ use crate::api::{
     set_condition,
 };
 use crate::cluster::{WATCH_PAUSE, watch_backoff};
-use crate::plan::{Namespace, StepEffect};
 use crate::plan::policy::{Amount, CompiledPolicy, PlanFacts, Spending, Verdict, judge};
+use crate::plan::{Namespace, StepEffect};
 use futures::StreamExt;
 use futures::channel::mpsc;
 use k8s_openapi::jiff::{Timestamp, tz::TimeZone};

@@ -3,7 +3,9 @@
 use super::context::{Context, Error, while_doing};
 use super::namespaces::AsOf;
 use crate::api::{AgentCommand, ExecutionPlan, Risk, RiskLevel};
-use crate::plan::{Actor, Environments, PlanError, Reassessment, catalog_for, check_plan_rights, check_use, reassess};
+use crate::plan::{
+    Actor, Environments, PlanError, Reads, Reassessment, catalog_for, check_plan_rights, check_use, reassess,
+};
 use kube::ResourceExt;
 use kube::api::Api;
 use std::collections::BTreeMap;
@@ -21,6 +23,8 @@ pub(super) async fn assess_by_now(
     if let Some(known) = context.assessments.of(plan, digest) {
         return Ok(known);
     }
+    // Nothing is read or tried for somebody who may not do it themselves, and nobody is asked to approve it.
+    rights_hold(plan, context).await?;
     let found = Arc::new(assess_again(plan, since, context).await?);
     context.assessments.note(plan, digest, &found);
     Ok(found)
@@ -40,7 +44,9 @@ async fn assess_again(plan: &ExecutionPlan, since: Instant, context: &Context) -
         return Ok(Reassessment { risk, irreversible: Vec::new(), trials: BTreeMap::new(), effects: Vec::new() });
     }
     let environments = Environments::new(namespaces.to_vec(), context.namespace.clone());
-    Ok(reassess(&access, &catalog, &environments, &plan.spec).await?)
+    let requester = requester_of(plan)?;
+    let reads = Reads::new(&access, &context.cluster, &requester);
+    Ok(reassess(&reads, &catalog, &environments, &plan.spec).await?)
 }
 
 /// Effective rights are an intersection: everything that the plan does must be allowed to whoever asked and to its
@@ -48,13 +54,7 @@ async fn assess_again(plan: &ExecutionPlan, since: Instant, context: &Context) -
 pub(super) async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Result<(), Error> {
     let namespace = plan.namespace().unwrap_or_default();
     let account = plan.spec.service_account_name.as_deref().unwrap_or("default");
-    let Some(requester) = plan.spec.requested_by.as_ref().map(Actor::requester) else {
-        return Err(PlanError::Refused {
-            reason: "UnknownRequester",
-            message: "it is unknown who asked for the plan: spec.requestedBy is empty, and the admission policies that stamp it are not installed".to_owned(),
-        }
-        .into());
-    };
+    let requester = requester_of(plan)?;
     let actor = Actor::service_account(&namespace, account);
     let rights = async {
         let catalog = catalog_for(&context.cluster, &plan.spec).await?;
@@ -63,6 +63,13 @@ pub(super) async fn rights_hold(plan: &ExecutionPlan, context: &Context) -> Resu
     let (may_use, hold) = tokio::join!(check_use(&context.cluster, &requester, &namespace, account), rights);
     may_use?;
     Ok(hold?)
+}
+
+fn requester_of(plan: &ExecutionPlan) -> Result<Actor, PlanError> {
+    plan.spec.requested_by.as_ref().map(Actor::requester).ok_or_else(|| PlanError::Refused {
+        reason: "UnknownRequester",
+        message: "it is unknown who asked for the plan: spec.requestedBy is empty, and the admission policies that stamp it are not installed".to_owned(),
+    })
 }
 
 /// Whether the plan of a command that the cache shows as suspended still has to pause. What brings the plan here may be the

@@ -12,7 +12,7 @@ use crate::cluster::{
     Access, Catalog, Cluster, ClusterError, Prometheus, Readiness, ResourceKind, WriteOptions, diff, readiness, redact,
     redact_text,
 };
-use crate::plan::{PlanError, Reassessment};
+use crate::plan::{PlanError, Reassessment, Sees};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -444,7 +444,7 @@ impl Effects {
         let id = step.id.clone();
         let Some(query) = &step.operation.query else { return Ok(refused(&id, "the step has no query".to_owned())) };
         let catalog = self.cluster.catalog().await?;
-        let table = crate::plan::answer(&self.access, &catalog, query).await;
+        let table = crate::plan::answer(&self.access, &catalog, query, Sees::default()).await;
         Ok(match table {
             Ok(table) => Observation::Verified { step: id, message: table.text },
             Err(PlanError::Cluster(error)) => return Err(error.into()),

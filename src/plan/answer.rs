@@ -10,15 +10,24 @@ const MAX_ROWS: usize = 500;
 /// How many log lines are read.
 const LOG_LINES: i64 = 50;
 
-/// Carries out one read, as `access`.
+/// What a requester may see beside the object that they asked about. Nothing by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sees {
+    /// The pods of its namespace, and their logs.
+    pub pods: bool,
+    /// The events there.
+    pub events: bool,
+}
+
+/// Executes one read, as `access`, and tells of the object's surroundings what the requester `sees`.
 ///
 /// # Errors
 /// When the account may not read it, the object does not exist, or the cluster cannot be asked.
-pub async fn answer(access: &Access, catalog: &Catalog, query: &Query) -> Result<Answer, PlanError> {
+pub async fn answer(access: &Access, catalog: &Catalog, query: &Query, sees: Sees) -> Result<Answer, PlanError> {
     let kind = kind_of(catalog, query)?;
     match query.query_type {
         QueryKind::List => list(access, kind, query).await,
-        QueryKind::Get => describe(access, catalog, kind, query).await,
+        QueryKind::Get => describe(access, catalog, kind, query, sees).await,
         QueryKind::Logs => logs(access, query).await,
         QueryKind::PromQL => Err(PlanError::refused(
             "NoMetricsStore",
@@ -58,7 +67,13 @@ async fn list(access: &Access, kind: &ResourceKind, query: &Query) -> Result<Ans
     Ok(bounded(text, table.columns, table.rows))
 }
 
-async fn describe(access: &Access, catalog: &Catalog, kind: &ResourceKind, query: &Query) -> Result<Answer, PlanError> {
+async fn describe(
+    access: &Access,
+    catalog: &Catalog,
+    kind: &ResourceKind,
+    query: &Query,
+    sees: Sees,
+) -> Result<Answer, PlanError> {
     let target = kind.object(query.namespace.as_deref(), query.name.as_deref().unwrap_or_default());
     let Some(object) = access.get(kind, &target).await? else {
         return Err(PlanError::refused("NotFound", format!("There is no {target}.")));
@@ -71,14 +86,23 @@ async fn describe(access: &Access, catalog: &Catalog, kind: &ResourceKind, query
         Readiness::Absent => "is gone".to_owned(),
     };
     // Reading pods and events may be forbidden where reading the object is not; then less is said.
-    let failure = workload_failure(access, catalog, &object).await.ok().flatten();
+    let failure = if sees.pods { workload_failure(access, catalog, &object).await.ok().flatten() } else { None };
     let why = failure.map(|failure| format!(" {}: {}", failure.reason, failure.message)).unwrap_or_default();
     let uid = object.pointer("/metadata/uid").and_then(Value::as_str);
-    let events = access.events_of(&target, uid).await.unwrap_or_default();
+    let events = if sees.events { access.events_of(&target, uid).await.unwrap_or_default() } else { Vec::new() };
     let mut rows = facts(&object);
     rows.extend(conditions(&object));
     rows.extend(events.iter().rev().take(10).map(event));
-    let text = redact_text(&format!("{target} {state}.{why}"));
+    let hidden: Vec<&str> = [(sees.pods, "pods and their logs"), (sees.events, "events")]
+        .iter()
+        .filter(|(sees, _)| !sees)
+        .map(|(_, what)| *what)
+        .collect();
+    let hidden = match hidden.as_slice() {
+        [] => String::new(),
+        hidden => format!(" You may not read {} there, so nothing is said of them.", hidden.join(" or ")),
+    };
+    let text = redact_text(&format!("{target} {state}.{why}{hidden}"));
     Ok(bounded(text, vec!["What".to_owned(), "Value".to_owned()], rows))
 }
 
@@ -152,6 +176,9 @@ fn plain(value: &Value) -> String {
 fn bounded(text: String, columns: Vec<String>, mut rows: Vec<Vec<String>>) -> Answer {
     let omitted = rows.len().saturating_sub(MAX_ROWS);
     rows.truncate(MAX_ROWS);
+    for cell in rows.iter_mut().flatten() {
+        *cell = redact_text(cell);
+    }
     let omitted_rows = (omitted > 0).then(|| u64::try_from(omitted).unwrap_or(u64::MAX));
     Answer { text, columns, rows, omitted_rows }
 }

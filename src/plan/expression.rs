@@ -248,7 +248,8 @@ mod tests {
 
     fn holds(text: &str) -> Result<bool, String> {
         let plan = json!({ "summary": "x", "approvalsRequired": 2, "steps": [{ "id": "a" }, { "id": "b" }] });
-        Expression::compile(text, &["plan"]).and_then(|expression| expression.holds("plan", &Subject::new(&plan)).map_err(|error| error.to_string()))
+        Expression::compile(text, &["plan"])
+            .and_then(|expression| expression.holds("plan", &Subject::new(&plan)).map_err(|error| error.to_string()))
     }
 
     #[test]

@@ -67,10 +67,13 @@ fn beyond_bounds(patch: &Patch) -> Option<String> {
     if operations.len() > MAX_OPERATIONS {
         return Some(format!("its patch has {} operations, at most {MAX_OPERATIONS} are allowed", operations.len()));
     }
-    let is_known = |op: &&Value| matches!(op.get("op").and_then(Value::as_str), Some("add" | "remove" | "replace" | "test"));
+    let is_known =
+        |op: &&Value| matches!(op.get("op").and_then(Value::as_str), Some("add" | "remove" | "replace" | "test"));
     let unknown = operations.iter().find(|op| !is_known(op))?;
     let op = unknown.get("op").and_then(Value::as_str).unwrap_or("nothing");
-    Some(format!("its patch does '{op}'; a plan says what it writes, so only add, remove, replace and test are allowed"))
+    Some(format!(
+        "its patch does '{op}'; a plan says what it writes, so only add, remove, replace and test are allowed"
+    ))
 }
 
 /// A manifest that stands for no single object with a name.

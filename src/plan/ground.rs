@@ -86,7 +86,7 @@ pub struct Reassessment {
 /// # Errors
 /// As [`ground`].
 pub async fn reassess(
-    access: &Access,
+    reads: &Reads<'_>,
     catalog: &Catalog,
     environments: &Environments,
     spec: &ExecutionPlanSpec,
@@ -105,7 +105,7 @@ pub async fn reassess(
         depends_on: step.depends_on.iter().cloned().collect(),
     };
     let steps: Vec<CompiledStep> = spec.steps.iter().map(compiled).collect();
-    let mut grounded = ground(&Reads::new(access), catalog, environments, &steps).await?;
+    let mut grounded = ground(reads, catalog, environments, &steps).await?;
     let trial = |grounded: &mut Grounded| Some((grounded.step.id.clone(), grounded.trial.take()?));
     let trials = grounded.iter_mut().filter_map(trial).collect();
     let effects = grounded.iter_mut().filter_map(|grounded| grounded.effect.take()).collect();

@@ -21,7 +21,7 @@ mod rights;
 mod size;
 mod validate;
 
-pub use answer::{answer, merge_answers};
+pub use answer::{Sees, answer, merge_answers};
 pub use assess::{Assessed, assess_step, overall};
 pub use compile::{CompiledCall, CompiledStep, compile};
 pub use effect::{After, StepEffect};
@@ -29,10 +29,12 @@ pub use environment::{Environments, Namespace};
 pub use estimate::estimate;
 pub use expression::{Expression, NoAnswer, Subject};
 pub use ground::{Grounded, Reassessment, Trial, ground, reassess};
-pub use policy::approvals_required;
+pub use policy::{approvals_required, least_approvals};
 pub use reads::Reads;
 pub use resolve::Resolver;
-pub use rights::{Actor, catalog_for, check_plan_rights, check_use, needed_rights};
+pub use rights::{
+    Actor, catalog_for, check_account_rights, check_plan_rights, check_requester_rights, check_use, needed_rights,
+};
 pub use size::{fit_messages, needs_record_dropped};
 pub use validate::{InvalidPlan, validate};
 

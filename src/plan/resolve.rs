@@ -52,7 +52,7 @@ impl Resolver<'_> {
         let mut found = Found::default();
         for query in queries {
             let kinds = self.kinds(&query.kind).await?;
-            let namespaces = self.namespaces(query, &kinds, planned)?;
+            let namespaces = self.namespaces(query, &kinds, planned).await?;
             let objects = match query.expect {
                 Expect::KindOnly => Vec::new(),
                 Expect::One => vec![self.one(query, &kinds, &namespaces, planned).await?],
@@ -97,7 +97,7 @@ impl Resolver<'_> {
         Err(PlanError::refused("UnknownKind", format!("This cluster has no kind called '{called}'. {hint}")))
     }
 
-    fn namespaces(
+    async fn namespaces(
         &self,
         query: &TargetQuery,
         kinds: &Kinds,
@@ -108,7 +108,7 @@ impl Resolver<'_> {
         }
         let Scope { namespace, environment, all_namespaces } = &query.scope;
         if let Some(name) = namespace {
-            return self.existing_namespace(name, planned).map(|name| vec![name]);
+            return self.existing_namespace(name, planned).await.map(|name| vec![name]);
         }
         if *all_namespaces {
             return Ok(self.everywhere(query));
@@ -129,7 +129,7 @@ impl Resolver<'_> {
         if kinds.group.is_some_and(KindGroup::is_cluster_wide) && !query.mutates {
             return Ok(Vec::new());
         }
-        self.existing_namespace(self.default_namespace, planned).map(|name| vec![name])
+        self.existing_namespace(self.default_namespace, planned).await.map(|name| vec![name])
     }
 
     fn everywhere(&self, query: &TargetQuery) -> Vec<String> {
@@ -139,14 +139,19 @@ impl Resolver<'_> {
         self.environments.names().filter(|name| !self.environments.is_system(name)).map(str::to_owned).collect()
     }
 
-    fn existing_namespace(&self, name: &str, planned: &[CompiledStep]) -> Result<String, PlanError> {
+    async fn existing_namespace(&self, name: &str, planned: &[CompiledStep]) -> Result<String, PlanError> {
         let is_planned = planned
             .iter()
             .any(|step| step.creates().is_some_and(|object| object.kind == "Namespace" && object.name == name));
         if self.environments.has(name) || is_planned {
             return Ok(name.to_owned());
         }
-        let nearest = nearest(name, self.environments.names());
+        let mut nearest = nearest(name, self.environments.names());
+        for position in (0..nearest.len()).rev() {
+            if !self.reads.may_see_namespace(&nearest[position]).await? {
+                nearest.remove(position);
+            }
+        }
         let hint = if nearest.is_empty() {
             "Create it first, or name another.".to_owned()
         } else {
@@ -252,7 +257,7 @@ impl Resolver<'_> {
             (true, []) => {
                 let field_selector = Some(format!("metadata.name={name}"));
                 let options = ListOptions { field_selector, ..ListOptions::default() };
-                return Ok(self.found(kind, kinds, self.reads.access().list(kind, None, &options).await?).collect());
+                return Ok(self.found(kind, kinds, self.reads.list(kind, None, &options).await?).collect());
             }
             (true, names) => names.iter().map(|name| Some(name.as_str())).collect(),
         };
@@ -278,11 +283,11 @@ impl Resolver<'_> {
         let mut hits = Vec::new();
         for kind in &kinds.kinds {
             if !kind.namespaced || namespaces.is_empty() {
-                hits.extend(self.found(kind, kinds, self.reads.access().list(kind, None, &options).await?));
+                hits.extend(self.found(kind, kinds, self.reads.list(kind, None, &options).await?));
                 continue;
             }
             for namespace in namespaces {
-                hits.extend(self.found(kind, kinds, self.reads.access().list(kind, Some(namespace), &options).await?));
+                hits.extend(self.found(kind, kinds, self.reads.list(kind, Some(namespace), &options).await?));
             }
         }
         if query.mutates && query.scope.namespace.is_none() {

@@ -95,9 +95,36 @@ pub async fn check_plan_rights(
     account: &Actor,
     spec: &ExecutionPlanSpec,
 ) -> Result<(), PlanError> {
+    check_requester_rights(cluster, catalog, requester, spec).await?;
+    check_account_rights(cluster, catalog, account, spec).await
+}
+
+/// Asks whether the requester may do all that a plan does. Nothing of a plan is tried, and nobody is asked to approve it,
+/// before that.
+///
+/// # Errors
+/// As [`check_plan_rights`].
+pub async fn check_requester_rights(
+    cluster: &Cluster,
+    catalog: &Catalog,
+    requester: &Actor,
+    spec: &ExecutionPlanSpec,
+) -> Result<(), PlanError> {
     let mut of_requester = needed_rights(catalog, spec)?;
     of_requester.extend(rights_to_grant(spec));
-    check_rights(cluster, requester, &of_requester).await?;
+    check_rights(cluster, requester, &of_requester).await
+}
+
+/// Asks whether the service account may do what no dry run has shown.
+///
+/// # Errors
+/// As [`check_plan_rights`].
+pub async fn check_account_rights(
+    cluster: &Cluster,
+    catalog: &Catalog,
+    account: &Actor,
+    spec: &ExecutionPlanSpec,
+) -> Result<(), PlanError> {
     check_rights(cluster, account, &untried_rights(catalog, spec)?).await
 }
 

@@ -88,7 +88,8 @@ fn unevaluable(step: &Step) -> Option<String> {
     let waited = step.operation.wait.as_ref().and_then(|wait| wait.expression.as_deref());
     let verify = step.verify.as_ref().filter(|verify| verify.kind == VerifyKind::Expression);
     let verified = verify.and_then(|verify| verify.expression.as_deref());
-    let expressions = [("when", step.when.as_deref(), "steps"), ("wait", waited, "object"), ("verify", verified, "object")];
+    let expressions =
+        [("when", step.when.as_deref(), "steps"), ("wait", waited, "object"), ("verify", verified, "object")];
     expressions.into_iter().find_map(|(field, text, variable)| {
         let reason = Expression::compile(text?, &[variable]).err()?;
         Some(format!("the expression of '{field}' cannot be evaluated: {reason}"))

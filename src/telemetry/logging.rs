@@ -20,6 +20,10 @@ pub enum LogFormat {
     Json,
 }
 
+/// Libraries whose own lines quote what they send and receive. What goes wrong in them reaches our own lines as an error.
+const TALKATIVE: [&str; 9] =
+    ["kube_client", "kube_runtime", "kube", "hyper", "hyper_util", "async_openai", "reqwest", "tower", "rustls"];
+
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
@@ -42,8 +46,14 @@ pub enum LoggingError {
 /// # Errors
 /// [`LoggingError`] when the filter does not parse, or when called twice.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
-    let filter =
+    let mut filter =
         EnvFilter::try_new(filter).map_err(|source| LoggingError::Filter { filter: filter.to_owned(), source })?;
+    // Whatever was asked for: these print whole answers and requests, which hold other people's objects and keys.
+    for library in TALKATIVE {
+        if let Ok(directive) = format!("{library}=off").parse() {
+            filter = filter.add_directive(directive);
+        }
+    }
     match format {
         LogFormat::Text => {
             tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).finish().try_init()

@@ -62,8 +62,16 @@ impl<'p> PlanFacts<'p> {
         known: &[Namespace],
         spent: &'p [Spending],
     ) -> Self {
-        let mut facts =
-            Self { spec, risk, namespace, effects: &[], spent, namespaces: Vec::new(), selected: false, held_by: Vec::new() };
+        let mut facts = Self {
+            spec,
+            risk,
+            namespace,
+            effects: &[],
+            spent,
+            namespaces: Vec::new(),
+            selected: false,
+            held_by: Vec::new(),
+        };
         let mut names = vec![namespace.to_owned()];
         for touch in facts.touches() {
             names.extend(touch.namespaces.into_iter().filter(|name| !name.is_empty()));

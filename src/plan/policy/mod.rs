@@ -22,7 +22,7 @@ pub use facts::PlanFacts;
 pub use sticky::{still_demanded, stricter};
 pub use terms::written;
 
-use crate::api::{PolicyDemand, RiskLevel};
+use crate::api::{ExecutionPlanSpec, PolicyDemand, RiskLevel};
 use crate::tools::glob;
 use k8s_openapi::jiff::Timestamp;
 use std::borrow::Borrow;
@@ -38,6 +38,13 @@ pub const fn approvals_required(risk: RiskLevel) -> u32 {
         RiskLevel::Medium | RiskLevel::High => 1,
         RiskLevel::Critical => 2,
     }
+}
+
+/// How many people must approve a plan whatever the policies say: one where a model proposed it. Nothing that a model makes
+/// of a request is executed before a person read it.
+#[must_use]
+pub fn least_approvals(spec: &ExecutionPlanSpec) -> u32 {
+    u32::from(spec.proposed_by.as_ref().is_some_and(|proposer| proposer.model.is_some()))
 }
 
 /// What all policies together say to a plan.
