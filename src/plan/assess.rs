@@ -1,10 +1,11 @@
 use super::effect::{After, StepEffect};
+use super::powers::{Power, gained_powers};
 use crate::api::{FieldChange, OperationKind, Risk, RiskLevel, Step};
 use crate::cluster::ResourceKind;
-use crate::tools::{glob, kind_group};
+use crate::tools::{glob, kind_group, namespace_environment};
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 /// The risk of a step with its reversibility, for summing up.
@@ -18,7 +19,7 @@ pub fn assess_step(step: &StepEffect, reversible: bool) -> Risk {
         return Risk { level: RiskLevel::Critical, reasons: vec![reason] };
     }
     let facts = facts(step, reversible);
-    let environment = step.environment.unwrap_or("unknown");
+    let environment = if is_system(step) { "production" } else { step.environment.unwrap_or("unknown") };
     let mut risk = Risk::default();
     for rule in RULES.iter().filter(|rule| rule.matches(step, environment, &facts)) {
         risk.level = risk.level.max(rule.level);
@@ -53,6 +54,10 @@ pub fn overall<'s>(steps: impl Iterator<Item = Assessed<'s>> + Clone) -> Risk {
     risk
 }
 
+/// Namespaces of the cluster itself.
+const SYSTEM: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+/// Groups whose objects route what comes from outside.
+const ROUTERS: [&str; 5] = ["istio.io", "traefik.io", "traefik.containo.us", "route.openshift.io", "projectcontour.io"];
 /// More changed objects than this make any plan `high`.
 const WIDE: usize = 20;
 /// How many reasons a plan lists; every step has its own in full.
@@ -88,6 +93,11 @@ enum Fact {
     Exposes,
     OtherChange,
     ClusterScoped,
+    OtherAccount,
+    DeletesOtherwise,
+    Foreign,
+    Takeover,
+    Relabels,
 }
 
 #[expect(clippy::expect_used, reason = "the table is part of the program; a test reads it")]
@@ -148,12 +158,19 @@ fn facts(step: &StepEffect, reversible: bool) -> BTreeSet<Fact> {
     let object = step.before.as_ref().or(step.after.object());
     note(Fact::Database, object.is_some_and(|object| is_database(&step.resource, object)));
     note(Fact::HasVolumes, object.is_some_and(has_volumes));
-    let after = step.after.object();
-    let sees_host = after.is_some_and(sees_host) && !step.before.as_ref().is_some_and(sees_host);
-    note(Fact::Privileged, writes && sees_host);
+    let after = step.after.object().filter(|_| writes);
+    let gained = after.map(|after| gained_powers(step.before.as_ref(), after)).unwrap_or_default();
+    note(Fact::Privileged, gained.iter().any(Power::reaches_the_host));
+    note(Fact::OtherAccount, gained.iter().any(|power| matches!(power, Power::Account(_))));
     let reachable = after.is_some_and(|after| is_reachable(&step.resource, after));
     let was = step.before.as_ref().is_some_and(|live| is_reachable(&step.resource, live));
-    note(Fact::Exposes, writes && reachable && !was);
+    let leads =
+        |change: &FieldChange| change.path.starts_with("spec") || change.path.starts_with("metadata.annotations");
+    note(Fact::Exposes, reachable && (!was || step.changes.iter().any(leads)));
+    note(Fact::DeletesOtherwise, deletes_otherwise(step));
+    note(Fact::Foreign, writes && is_foreign(&step.resource));
+    note(Fact::Takeover, is_takeover(step));
+    note(Fact::Relabels, relabels(step));
     facts
 }
 
@@ -168,25 +185,80 @@ fn has_volumes(object: &Value) -> bool {
         || volumes.is_some_and(|volumes| volumes.iter().any(|volume| volume.get("persistentVolumeClaim").is_some()))
 }
 
-/// Whether any pod that the object makes is privileged or sees its host (Pod Security Standards, baseline profile).
-fn sees_host(object: &Value) -> bool {
-    let spec = ["/spec/template/spec", "/spec/jobTemplate/spec/template/spec", "/spec"]
-        .iter()
-        .find_map(|pointer| object.pointer(pointer).filter(|spec| spec.get("containers").is_some()));
-    let Some(spec) = spec else { return false };
-    let is_true = |value: Option<&Value>| value.and_then(Value::as_bool) == Some(true);
-    let lists = ["containers", "initContainers", "ephemeralContainers"];
-    let mut containers = lists.iter().filter_map(|list| spec.get(list).and_then(Value::as_array)).flatten();
-    let host = ["hostNetwork", "hostPID", "hostIPC"].iter().any(|field| is_true(spec.get(field)));
-    let paths = spec
-        .get("volumes")
-        .and_then(Value::as_array)
-        .is_some_and(|volumes| volumes.iter().any(|v| v.get("hostPath").is_some()));
-    host || paths
-        || containers.any(|container| {
-            let adds = container.pointer("/securityContext/capabilities/add").and_then(Value::as_array);
-            is_true(container.pointer("/securityContext/privileged")) || adds.is_some_and(|adds| !adds.is_empty())
-        })
+/// Namespaces of the cluster itself: what is there weighs as much as production.
+fn is_system(step: &StepEffect) -> bool {
+    let home = if step.target.kind == "Namespace" { Some(&step.target.name) } else { step.target.namespace.as_ref() };
+    home.is_some_and(|home| SYSTEM.contains(&home.as_str()))
+}
+
+/// Whether the step brings about that the object, or data that belongs to it, is deleted by somebody else: by the garbage
+/// collector, by the controller of a StatefulSet, by the provider of a volume.
+#[must_use]
+pub fn deletes_otherwise(step: &StepEffect) -> bool {
+    let Some(after) = step.after.object() else { return false };
+    let before = step.before.as_ref();
+    let list = |object: Option<&Value>, pointer: &str| {
+        object.and_then(|object| object.pointer(pointer)).and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let differs = |pointer: &str, value: &str| {
+        let at = |object: Option<&Value>| {
+            object.and_then(|object| object.pointer(pointer)).and_then(Value::as_str) == Some(value)
+        };
+        at(Some(after)) && !at(before)
+    };
+    let owners = list(before, "/metadata/ownerReferences");
+    let owned = list(Some(after), "/metadata/ownerReferences").iter().any(|owner| !owners.contains(owner));
+    let finalizers = list(Some(after), "/metadata/finalizers");
+    let released = list(before, "/metadata/finalizers").iter().any(|finalizer| !finalizers.contains(finalizer));
+    let claims = "/spec/persistentVolumeClaimRetentionPolicy";
+    let scaled = before.and_then(|before| before.pointer(&format!("{claims}/whenScaled"))).and_then(Value::as_str);
+    let replicas = |object: &Value| object.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1);
+    let loses_claims = scaled == Some("Delete") && before.is_some_and(|before| replicas(after) < replicas(before));
+    owned
+        || released
+        || loses_claims
+        || differs(&format!("{claims}/whenScaled"), "Delete")
+        || differs(&format!("{claims}/whenDeleted"), "Delete")
+        || (step.target.kind == "PersistentVolume" && differs("/spec/persistentVolumeReclaimPolicy", "Delete"))
+}
+
+/// Whether the kind belongs to some operator: what that does because of the object, nobody here knows.
+fn is_foreign(resource: &ResourceKind) -> bool {
+    let group = resource.group.as_str();
+    group.contains('.') && !group.ends_with(".k8s.io")
+}
+
+/// Objects by which the API server, or what every pod relies on, is taken over.
+fn is_takeover(step: &StepEffect) -> bool {
+    const CONFIG: [&str; 5] =
+        ["aws-auth", "extension-apiserver-authentication", "coredns", "kube-proxy", "kubeadm-config"];
+    let target = &step.target;
+    target.namespace.as_deref() == Some("kube-system")
+        && matches!(target.kind.as_str(), "ConfigMap" | "Deployment" | "DaemonSet" | "Service")
+        && (CONFIG.contains(&target.name.as_str()) || target.name == "kube-dns")
+}
+
+/// Whether labels of a namespace change by which it is judged: pod security, and which environment it is.
+fn relabels(step: &StepEffect) -> bool {
+    if step.target.kind != "Namespace" || !step.changes_existing() {
+        return false;
+    }
+    let labels = |object: Option<&Value>| object.and_then(|object| object.pointer("/metadata/labels")).cloned();
+    let (before, after) = (labels(step.before.as_ref()), labels(step.after.object()));
+    let strings = |labels: &Option<Value>| -> BTreeMap<String, String> {
+        let members = labels.iter().filter_map(Value::as_object).flatten();
+        members.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+    };
+    let (before, after) = (strings(&before), strings(&after));
+    let secures = |labels: &BTreeMap<String, String>| -> Vec<(String, String)> {
+        labels
+            .iter()
+            .filter(|(key, _)| key.starts_with("pod-security.kubernetes.io/"))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
+    };
+    let name = &step.target.name;
+    secures(&before) != secures(&after) || namespace_environment(name, &before) != namespace_environment(name, &after)
 }
 
 fn is_reachable(resource: &ResourceKind, object: &Value) -> bool {
@@ -197,7 +269,7 @@ fn is_reachable(resource: &ResourceKind, object: &Value) -> bool {
             matches!(kind, Some("LoadBalancer" | "NodePort")) || external.is_some_and(|ips| !ips.is_empty())
         }
         ("networking.k8s.io", "Ingress") | ("gateway.networking.k8s.io", _) => true,
-        _ => false,
+        (group, _) => ROUTERS.iter().any(|router| group == *router || group.ends_with(&format!(".{router}"))),
     }
 }
 
@@ -285,6 +357,89 @@ mod tests {
         assert_eq!(assess_step(&facts, true).level, RiskLevel::Critical);
         facts.before = Some(privileged);
         assert_eq!(assess_step(&facts, true).level, RiskLevel::Low);
+    }
+
+    #[test]
+    fn what_is_known_only_later_is_critical() {
+        let mut facts = scaled(3, 5, Some("test"));
+        facts.after = After::Unknown;
+        assert_eq!(assess_step(&facts, true).level, RiskLevel::Critical);
+    }
+
+    #[test]
+    fn an_effect_is_rated_whatever_verb_brings_it_about() {
+        let object = |more: Value| {
+            let mut object = json!({ "metadata": { "name": "checkout" }, "spec": {} });
+            json_patch::merge(&mut object, &more);
+            object
+        };
+        let claims = |when: &str| json!({ "spec": { "persistentVolumeClaimRetentionPolicy": { "whenScaled": when } } });
+        let owner = json!({ "metadata": { "ownerReferences": [{ "uid": "x", "kind": "ConfigMap", "name": "gone" }] } });
+        let sample = ResourceKind::sample;
+        for (resource, before, after, path, level) in [
+            (
+                sample("", "PersistentVolumeClaim", "persistentvolumeclaims", true),
+                json!({}),
+                owner,
+                "metadata.ownerReferences",
+                RiskLevel::Critical,
+            ),
+            (
+                sample("apps", "StatefulSet", "statefulsets", true),
+                claims("Retain"),
+                claims("Delete"),
+                "spec.persistentVolumeClaimRetentionPolicy.whenScaled",
+                RiskLevel::Critical,
+            ),
+            (
+                sample("networking.k8s.io", "NetworkPolicy", "networkpolicies", true),
+                json!({}),
+                json!({ "spec": { "ingress": [{}] } }),
+                "spec.ingress",
+                RiskLevel::High,
+            ),
+            (
+                sample("policy", "PodDisruptionBudget", "poddisruptionbudgets", true),
+                json!({ "spec": { "minAvailable": 1 } }),
+                json!({ "spec": { "minAvailable": 0 } }),
+                "spec.minAvailable",
+                RiskLevel::High,
+            ),
+            (
+                sample("", "Service", "services", true),
+                json!({ "spec": { "type": "LoadBalancer" } }),
+                json!({ "spec": { "type": "LoadBalancer", "selector": { "app": "db" } } }),
+                "spec.selector",
+                RiskLevel::High,
+            ),
+            (
+                sample("tekton.example", "TaskRun", "taskruns", true),
+                json!({}),
+                json!({ "spec": { "steps": [] } }),
+                "spec.steps",
+                RiskLevel::Medium,
+            ),
+        ] {
+            for operation in [OperationKind::Apply, OperationKind::Patch] {
+                let mut facts = step(operation, resource.clone(), Some("development"));
+                facts.before = Some(object(before.clone()));
+                facts.after = After::Object(object(after.clone()));
+                facts.changes = vec![FieldChange { path: path.into(), ..FieldChange::default() }];
+                let risk = assess_step(&facts, true);
+                assert_eq!(risk.level, level, "{operation} {}: {:?}", resource.kind, risk.reasons);
+            }
+        }
+    }
+
+    #[test]
+    fn what_decides_over_a_namespace_is_critical_to_change() {
+        let mut facts =
+            step(OperationKind::Patch, ResourceKind::sample("", "Namespace", "namespaces", false), Some("production"));
+        facts.before = Some(json!({ "metadata": { "labels": { "environment": "production" } } }));
+        facts.after = After::Object(json!({ "metadata": { "labels": { "environment": "development" } } }));
+        assert_eq!(assess_step(&facts, true).level, RiskLevel::Critical);
+        facts.after = After::Object(json!({ "metadata": { "labels": { "environment": "production", "team": "a" } } }));
+        assert!(assess_step(&facts, true).level < RiskLevel::Critical);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod expression;
 mod forbidden;
 mod ground;
 pub mod policy;
+mod powers;
 mod reads;
 mod resolve;
 mod rights;
@@ -22,7 +23,7 @@ mod size;
 mod validate;
 
 pub use answer::{Sees, answer, merge_answers};
-pub use assess::{Assessed, assess_step, overall};
+pub use assess::{Assessed, assess_step, deletes_otherwise, overall};
 pub use compile::{CompiledCall, CompiledStep, compile};
 pub use effect::{After, StepEffect};
 pub use environment::{Environments, Namespace};

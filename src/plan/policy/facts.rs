@@ -1,6 +1,6 @@
 use super::Spending;
 use crate::api::{ExecutionPlanSpec, ObjectRef, OperationKind, RiskLevel, Step, Verb};
-use crate::plan::{Namespace, StepEffect};
+use crate::plan::{After, Namespace, StepEffect, deletes_otherwise};
 use kube::core::{Selector, SelectorExt};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -181,6 +181,11 @@ impl<'p> PlanFacts<'p> {
 }
 
 impl Touch<'_> {
+    /// Whether the object goes: by a deletion, or because somebody else deletes it for what the step changes.
+    pub fn deletes(&self) -> bool {
+        self.kind == OperationKind::Delete || self.effect.is_some_and(deletes_otherwise)
+    }
+
     /// `delete Deployment shop/web`.
     pub fn describe(&self) -> String {
         match &self.target {
@@ -195,6 +200,9 @@ impl Touch<'_> {
     /// to the diff, or a `test` within the patch. Whatever else a plan claims could be invented.
     pub fn scaling(&self) -> Option<Scaling> {
         let target = self.target.as_ref()?;
+        if let Some(effect) = self.effect {
+            return scaling_of(effect);
+        }
         let precondition = self.step.precondition.as_ref();
         let absent = precondition.is_some_and(|precondition| precondition.absent);
         let (tested, to) = if let Some(apply) = &self.step.operation.apply {
@@ -226,6 +234,22 @@ impl Touch<'_> {
         };
         Some(Scaling { from, to })
     }
+}
+
+/// How a step changes the replicas of its object by the object before and after, however it was written.
+fn scaling_of(effect: &StepEffect) -> Option<Scaling> {
+    let counted = REPLICATED.contains(&effect.target.kind.as_str()) || effect.subresource.as_deref() == Some("scale");
+    let replicas = |object: &Value| match object.pointer("/spec/replicas") {
+        Some(replicas) => replicas.as_u64(),
+        None => counted.then_some(1),
+    };
+    let (before, after) = (effect.before.as_ref(), effect.after.object());
+    if matches!(effect.after, After::Unknown) && counted {
+        return Some(Scaling { from: None, to: None });
+    }
+    let from = before.map_or(Some(0), replicas);
+    let to = replicas(after?);
+    (from != to && (to.is_some() || counted)).then_some(Scaling { from, to })
 }
 
 /// The replicas that a JSON patch tests for and those that it leaves, if it touches them.

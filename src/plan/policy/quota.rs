@@ -18,7 +18,7 @@ impl Evaluate for Quotas {
         };
         let touches: Vec<_> = facts.touches().collect();
         exceeds("the number of steps is", facts.spec.steps.len() as u64, self.steps, "");
-        let deleted = touches.iter().filter(|touch| touch.kind == OperationKind::Delete).count() as u64;
+        let deleted = touches.iter().filter(|touch| touch.deletes()).count() as u64;
         exceeds("the number of deleted objects is", deleted, self.objects_deleted, "");
         let added = touches.iter().filter_map(Touch::scaling).map(|scaling| {
             // Replicas that nobody knows were all added.

@@ -1,6 +1,6 @@
 use super::facts::Touch;
 use super::{Evaluate, Objection, PlanFacts, matches_glob};
-use crate::api::{Effect, PolicyRule};
+use crate::api::{Effect, PolicyRule, Verb};
 use k8s_openapi::jiff::Timestamp;
 
 /// The level ReadOnly: nothing is changed.
@@ -49,7 +49,9 @@ fn concerns(rule: &PolicyRule, touch: &Touch<'_>) -> bool {
     let within = |patterns: &[String], text: &str| {
         patterns.is_empty() || patterns.iter().any(|pattern| matches_glob(pattern, text))
     };
-    let verb = if rule.verbs.is_empty() { touch.kind.mutates() } else { rule.verbs.contains(&touch.verb) };
+    // A rule against deletion is one against what leads to it; one that allows a patch does not allow that.
+    let deletes = rule.effect == Effect::Deny && rule.verbs.contains(&Verb::Delete) && touch.deletes();
+    let verb = if rule.verbs.is_empty() { touch.kind.mutates() } else { rule.verbs.contains(&touch.verb) || deletes };
     // Where it is not known where the object is, a Deny reaches it at any place and an Allow must hold at every place.
     let mut places = touch.namespaces.iter();
     let place = match rule.effect {
