@@ -189,6 +189,7 @@ fn commands(shop: &Shop) {
     shop.patch("bob", "agc/a", &json!({ "spec": { "feedback": { "rating": 3 } } })).unwrap();
     assert_eq!(shop.requester("agc/a"), "alice 3", "a pause and a rating ask for nothing");
 
+    others_requests(shop);
     shop.patch("bob", "agc/a", &json!({ "spec": { "request": "list all pods" } })).unwrap();
     assert_eq!(shop.requester("agc/a"), "bob 4");
 
@@ -216,6 +217,38 @@ fn commands(shop: &Shop) {
     refused(shop.patch("alice", "agc/a", &finished("no".into())), sentence);
     shop.patch("alice", "agc/a", &json!({ "metadata": { "labels": { "mine": "yes" } } })).unwrap();
     shop.patch("alice", "agc/a", &json!({ "metadata": { "labels": { "mine": null } } })).unwrap();
+}
+
+/// A request is its requester's, whoever else may write requests in the namespace.
+fn others_requests(shop: &Shop) {
+    let asker = "--as=system:serviceaccount:shop:mallory";
+    let bind =
+        ["create", "rolebinding", "mallory", "--clusterrole=countersign-requester", "--serviceaccount=shop:mallory"];
+    shop.kubectl("admin", &bind, None).unwrap();
+    eventually("the role", || shop.patch(asker, "agc/a", &json!({ "metadata": { "labels": { "a": "b" } } })).is_ok());
+    let cases = [
+        (
+            json!({ "suspend": false }),
+            "may not suspend or resume request a of alice in namespace shop: that takes the verb \"suspend\"",
+        ),
+        (
+            json!({ "feedback": null }),
+            "may not rate request a of alice in namespace shop: that takes the verb \"rate\"",
+        ),
+        (
+            json!({ "request": "list all pods" }),
+            "may not change request a of alice in namespace shop: that takes the verb \"cancel\"",
+        ),
+        (json!({ "ttlAfterFinished": "0s" }), "may not change request a of alice"),
+    ];
+    for (spec, sentence) in cases {
+        refused(shop.patch(asker, "agc/a", &json!({ "spec": spec })), sentence);
+    }
+    refused(shop.kubectl(asker, &["delete", "agc/a"], None), "may not delete request a of alice in namespace shop");
+    refused(
+        shop.kubectl(asker, &["delete", "agc", "--field-selector=metadata.name=a"], None),
+        "may not delete request a",
+    );
 }
 
 /// Plans by hand are their author's, say nothing that only the operator says, and never change.
@@ -248,12 +281,15 @@ fn plans(shop: &Shop) {
         );
     }
     let finalizers = |names: Value| json!({ "metadata": { "finalizers": names } });
-    let sentence = "only countersign itself sets or removes its finalizers";
-    refused(shop.patch("alice", "plan/hers", &finalizers(json!(["countersign.dev/snapshots"]))), sentence);
+    let sentence = "only countersign itself sets finalizers";
+    for name in ["countersign.dev/snapshots", "example.com/stay"] {
+        refused(shop.patch("alice", "plan/hers", &finalizers(json!([name]))), sentence);
+    }
     shop.patch(OPERATOR, "plan/his", &finalizers(json!(["countersign.dev/snapshots"]))).unwrap();
-    refused(shop.patch("admin", "plan/his", &finalizers(Value::Null)), sentence);
-    shop.patch("alice", "plan/his", &json!({ "metadata": { "annotations": { "countersign.dev/request": "cancel" } } }))
-        .unwrap();
+    // Nothing is kept from going for want of the operator.
+    shop.patch("admin", "plan/his", &finalizers(Value::Null)).unwrap();
+    requests_to_plans(shop);
+    marks(shop);
     refused(
         shop.patch("alice", "plan/hers", &json!({ "metadata": { "labels": { "countersign.dev/command": "a" } } })),
         "only countersign itself sets or removes the label countersign.dev/command",
@@ -280,6 +316,76 @@ fn plans(shop: &Shop) {
     write.unwrap();
     let told = shop.kubectl("admin", &["get", "plan/his", "-o", "jsonpath={.status.message}/{.spec.summary}"], None);
     assert_eq!(told.unwrap(), "new/");
+}
+
+/// Who has a plan cancelled or rolled back is its requester, or holds the verb, and is stamped.
+fn requests_to_plans(shop: &Shop) {
+    let asks = |value: Value| json!({ "metadata": { "annotations": { "countersign.dev/request": value } } });
+    let stamp = |plan: &str| {
+        let path = r"jsonpath={.metadata.annotations.countersign\.dev/requested-by}";
+        shop.kubectl("admin", &["get", plan, "-o", path], None).unwrap()
+    };
+    let may_not = |verb: &str, plan: &str| {
+        format!(
+            "alice may not {verb} plan {plan} in namespace shop: that takes being its requester, or the verb \"{verb}\" on \
+             executionplans.countersign.dev there"
+        )
+    };
+    // The shipped roles: alice decides, and so may cancel; nobody but an administrator rolls back what others asked for.
+    refused(shop.patch("alice", "plan/his", &asks("rollback".into())), &may_not("rollback", "his"));
+    let asker = "--as=system:serviceaccount:shop:asker";
+    let bind = ["create", "rolebinding", "asker", "--clusterrole=countersign-requester", "--serviceaccount=shop:asker"];
+    shop.kubectl("admin", &bind, None).unwrap();
+    eventually("the role", || {
+        shop.patch(asker, "plan/his", &json!({ "metadata": { "labels": { "a": "b" } } })).is_ok()
+    });
+    let refusal = may_not("cancel", "his").replace("alice", "system:serviceaccount:shop:asker");
+    refused(shop.patch(asker, "plan/his", &asks("cancel".into())), &refusal);
+
+    refused(shop.patch("alice", "plan/hers", &asks("destroy".into())), "is cancel or rollback");
+    let forged = json!({ "metadata": { "annotations": { "countersign.dev/request": "cancel",
+        "countersign.dev/requested-by": r#"{"username":"root","groups":[]}"# } } });
+    shop.patch("alice", "plan/hers", &forged).unwrap();
+    let hers = r#"{"username":"alice","groups":["developers","system:authenticated"]}"#;
+    assert_eq!(stamp("plan/hers"), hers);
+    // The same by somebody else changes nothing, and only who may ask for it takes it off again.
+    let by_me = json!({ "metadata": { "annotations": { "countersign.dev/requested-by": r#"{"username":"asker"}"# } } });
+    shop.patch(asker, "plan/hers", &by_me).unwrap();
+    shop.patch(asker, "plan/hers", &asks("cancel".into())).unwrap();
+    assert_eq!(stamp("plan/hers"), hers);
+    refused(shop.patch(asker, "plan/hers", &asks(Value::Null)), "may not cancel plan hers");
+    shop.patch("alice", "plan/hers", &asks(Value::Null)).unwrap();
+    assert_eq!(stamp("plan/hers"), "");
+    shop.patch(asker, "plan/hers", &by_me).unwrap();
+    assert_eq!(stamp("plan/hers"), "", "nobody asks for anything");
+}
+
+/// What decides to what an object belongs and when it goes is the operator's.
+fn marks(shop: &Shop) {
+    let annotated = |key: &str| json!({ "metadata": { "annotations": { key: "2020-01-01T00:00:00Z" } } });
+    for key in ["expires-at", "finished-at", "command-uid", "orphaned", "of-the-future"] {
+        let key = format!("countersign.dev/{key}");
+        for object in ["agc/a", "plan/hers"] {
+            for who in ["alice", "admin"] {
+                let sentence = format!("only countersign itself sets or removes the annotation {key}");
+                refused(shop.patch(who, object, &annotated(&key)), &sentence);
+            }
+        }
+    }
+    shop.patch(OPERATOR, "plan/hers", &annotated("countersign.dev/finished-at")).unwrap();
+    let gone = json!({ "metadata": { "annotations": { "countersign.dev/finished-at": null } } });
+    refused(shop.patch("admin", "plan/hers", &gone), "sets or removes the annotation countersign.dev/finished-at");
+    shop.patch("alice", "plan/hers", &annotated("kustomize.toolkit.fluxcd.io/checksum")).unwrap();
+
+    let owner = json!([{ "apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "00000000-0000-0000-0000-000000000000" }]);
+    let owned = json!({ "metadata": { "ownerReferences": owner } });
+    for (who, object) in [("alice", "plan/hers"), ("admin", "plan/hers"), ("alice", "agc/a")] {
+        refused(shop.patch(who, object, &owned), "only countersign itself sets or removes owners");
+    }
+    let child = with(plan("child", &json!({})), "/metadata", "ownerReferences", owner.clone());
+    refused(shop.create("alice", &child), "only countersign itself sets or removes owners");
+    shop.patch(OPERATOR, "plan/hers", &owned).unwrap();
+    shop.patch(OPERATOR, "plan/hers", &json!({ "metadata": { "ownerReferences": null } })).unwrap();
 }
 
 /// One plan, one digest, somebody else, with the right to.
@@ -330,6 +436,10 @@ fn approvals(shop: &Shop) {
     let stays = "the spec of a PlanApproval never changes: delete it to take the word back, and create another";
     refused(shop.patch("bob", "approval/bobs", &json!({ "spec": { "decision": "Deny" } })), stays);
     refused(shop.patch("admin", "approval/bobs", &json!({ "spec": { "decision": "Deny" } })), stays);
+    refused(
+        shop.kubectl("carol", &["delete", "approval/bobs"], None),
+        "carol may not delete the decision of bob on plan hers: that takes the verb \"revoke\"",
+    );
     shop.kubectl("bob", &["delete", "approval/bobs"], None).unwrap();
     // Namespaces and what is in them still go.
     shop.patch(OPERATOR, "plan/his", &json!({ "metadata": { "finalizers": null } })).unwrap();
@@ -380,6 +490,15 @@ fn without_a_stamp_everybody_names_themselves() {
     );
     shop.create("alice", &named(plan("p", &json!({})), "requestedBy", "alice", &alice)).unwrap();
     shop.set_status(OPERATOR, "plan/p", &json!({ "digest": DIGEST })).unwrap();
+    let asks = |by: Value| {
+        json!({ "metadata": { "annotations": { "countersign.dev/request": "cancel",
+        "countersign.dev/requested-by": by } } })
+    };
+    let of_alice = r#"{"username":"alice","groups":["developers","system:authenticated"]}"#;
+    for by in [Value::Null, json!(r#"{"username":"root","groups":[]}"#)] {
+        refused(shop.patch("alice", "plan/p", &asks(by)), "requested-by must say who asks");
+    }
+    shop.patch("alice", "plan/p", &asks(of_alice.into())).unwrap();
     let sentence = "spec.approver must be who creates the approval: bob with the groups that kubectl auth whoami shows";
     refused(shop.create("bob", &approval("ok", "p", DIGEST)), sentence);
     refused(shop.create("bob", &named(approval("ok", "p", DIGEST), "approver", "carol", &bob)), sentence);

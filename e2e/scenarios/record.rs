@@ -81,7 +81,7 @@ async fn one_plan_from_the_request_to_its_rollback() {
     countersign begun: approved by bob
     system:serviceaccount:NAMESPACE:deployer executed: Deployment NAMESPACE/checkout
     countersign finished: Succeeded
-    countersign begun: putting back was asked for
+    countersign begun: rollback requested
     system:serviceaccount:NAMESPACE:deployer rolled-back: Deployment NAMESPACE/checkout
     countersign finished: RolledBack
     ");

@@ -71,6 +71,8 @@ pub const COMMAND_LABEL: &str = "countersign.dev/command";
 pub const COMMAND_GENERATION_ANNOTATION: &str = "countersign.dev/command-generation";
 /// Annotation that asks for an action on a plan: `rollback` or `cancel`.
 pub const REQUEST_ANNOTATION: &str = "countersign.dev/request";
+/// Annotation that says who set [`REQUEST_ANNOTATION`]: a [`Requester`] as JSON. Stamped at admission.
+pub const REQUESTED_BY_ANNOTATION: &str = "countersign.dev/requested-by";
 /// What [`REQUEST_ANNOTATION`] says to have a plan put back.
 const ROLLBACK_REQUEST: &str = "rollback";
 
@@ -79,6 +81,13 @@ const ROLLBACK_REQUEST: &str = "rollback";
 pub fn is_asked_back(meta: &kube::core::ObjectMeta) -> bool {
     let request = meta.annotations.as_ref().and_then(|annotations| annotations.get(REQUEST_ANNOTATION));
     request.is_some_and(|request| request == ROLLBACK_REQUEST)
+}
+
+/// Who set [`REQUEST_ANNOTATION`] on the object with this metadata; `None` where nothing was stamped.
+#[must_use]
+pub fn request_by(meta: &kube::core::ObjectMeta) -> Option<Requester> {
+    let text = meta.annotations.as_ref()?.get(REQUESTED_BY_ANNOTATION)?;
+    serde_json::from_str(text).ok()
 }
 
 /// Finalizer on plans, so that their snapshots go when they go.

@@ -229,11 +229,11 @@ impl ClusterError {
 /// How much of what a server says is kept.
 const MAX_MESSAGE: usize = 4096;
 
-/// Objects and values as servers quote them: in JSON within quotation marks, as Go prints maps and structs, and bare JSON.
+/// Objects and values as servers quote them: as Go prints maps and structs, as JSON within quotation marks, and as bare JSON.
 const QUOTED: [&str; 4] = [
-    r#""(?:[^"\\]|\\.)*\{(?:[^"\\]|\\.)*""#,
     r"\bmap\[[^\n]*\]",
-    r"\b&?[a-z][A-Za-z0-9]*\.[A-Z][A-Za-z0-9]*\{[^\n]*\}",
+    r"&?\b[a-z][A-Za-z0-9]*\.[A-Z][A-Za-z0-9]*\{[^\n]*\}",
+    r#""(?:[^"\\]|\\.)*\{(?:[^"\\]|\\.)*""#,
     r#"\{\s*"[\s\S]*(\}|$)"#,
 ];
 /// Any quoted value. Of a Secret, none is told.

@@ -9,7 +9,7 @@ use super::policy::{Judged, verdict};
 use super::recheck::{assess_by_now, rights_hold, still_suspended};
 use crate::api::{
     ApprovalTerms, ConditionType, ExecutionPlan, ExecutionPlanStatus, MAX_PLAN_MESSAGE, PlanPhase, RiskLevel,
-    set_condition, shortened,
+    request_by, set_condition, shortened,
 };
 use crate::approval::{ApprovedPlan, Judgement, Outcome as Approval, Terms};
 use crate::execute::{Signals, check_promised_metrics};
@@ -233,7 +233,11 @@ impl<'a> Case<'a> {
     async fn check_spec(&self) -> Result<(), Halt> {
         let plan = self.plan;
         if self.signals.cancel {
-            return Err(Halt::stop(PlanPhase::Cancelled, "Cancelled", "cancelled before it began"));
+            return Err(Halt::stop(
+                PlanPhase::Cancelled,
+                "Cancelled",
+                format!("cancelled by {} before it started", self.cancelled_by()),
+            ));
         }
         if plan.spec.plan_only {
             return Err(Halt::stop(PlanPhase::Planned, "PlanOnly", "for reading only: it is never carried out"));
@@ -247,6 +251,11 @@ impl<'a> Case<'a> {
             return Err(Halt::stop(PlanPhase::Failed, "InvalidPlan", wrong));
         }
         Ok(())
+    }
+
+    /// Who had the plan cancelled, as far as the plan itself tells.
+    fn cancelled_by(&self) -> String {
+        request_by(&self.plan.metadata).map_or_else(|| "its command".to_owned(), |requester| requester.username)
     }
 
     /// The risk. What somebody else wrote by hand, or what was made a while ago, is weighed afresh: a plan cannot call itself

@@ -236,8 +236,9 @@ impl Elector {
 fn decide(lease: &LeaseSpec, identity: &str, unchanged: Duration, now: Timestamp) -> Move {
     let holder = lease.holder_identity.as_deref().filter(|holder| !holder.is_empty());
     let ours = holder == Some(identity);
+    // No replica writes a longer one: what somebody else wrote keeps nobody out for longer than a replica that died does.
     let lasts = lease.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-    let lasts = lasts.map_or(DURATION, Duration::from_secs);
+    let lasts = lasts.map_or(DURATION, Duration::from_secs).min(DURATION);
     if holder.is_some() && !ours && unchanged < lasts {
         return Move::Wait;
     }
@@ -277,6 +278,15 @@ mod tests {
     fn a_lease_that_is_renewed_keeps_others_out() {
         assert_eq!(taken(&held_by("you"), 14), None);
         assert!(taken(&held_by("you"), 15).is_some());
+    }
+
+    #[test]
+    fn a_lease_that_claims_a_day_lasts_no_longer_than_a_replicas() {
+        for seconds in [86_400, i32::MAX, 16, -1] {
+            let claimed = LeaseSpec { lease_duration_seconds: Some(seconds), ..held_by("attacker") };
+            assert_eq!(taken(&claimed, 14), None, "{seconds}");
+            assert!(taken(&claimed, 15).is_some(), "{seconds}");
+        }
     }
 
     #[test]

@@ -2,16 +2,19 @@ use super::approvals;
 use super::context::{Context, Error, is_owned_by, while_doing};
 use super::finished::mark;
 use super::judge::{await_approval, stall};
+use super::namespaces::AsOf;
 use super::notice::notice;
-use super::recheck::stored_command;
+use super::policy::{Judged, verdict};
+use super::recheck::{rights_hold, stored_command};
 use super::run::key;
 use crate::api::{
     AgentCommand, ExecutionPlan, ExecutionPlanStatus, FINISHED_LABEL, PlanPhase, REQUEST_ANNOTATION,
-    SNAPSHOT_FINALIZER, Step, is_asked_back,
+    REQUESTED_BY_ANNOTATION, SNAPSHOT_FINALIZER, Step, is_asked_back, request_by,
 };
 use crate::approval::ApprovedPlan;
 use crate::execute::{Driver, Effects, Fence, Outcome, Signals, StepEvent, Watching, can_be_put_back};
 use crate::plan::needs_record_dropped;
+use crate::plan::policy::Ruling;
 use crate::telemetry::{AuditAction, AuditEvent, audit, logging};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
@@ -62,12 +65,19 @@ async fn advance(plan: &ExecutionPlan, context: &Arc<Context>) -> Result<Action,
         if !asked_back {
             return finish(plan, status.finished_at.as_ref(), context).await;
         }
+        if let Some(reason) = rollback_refused(plan, &status, context).await? {
+            let message = format!("the rollback is refused: {reason}");
+            let actor = asking(plan);
+            audit::record(AuditEvent { decision: &message, ..about(plan, AuditAction::Refused, &actor) });
+            notice(context, plan, true, "RollbackRefused", "RollBack", &message);
+            forget_request(plan, context).await;
+            return finish(plan, status.finished_at.as_ref(), context).await;
+        }
     }
     if let Some(approved) = ApprovedPlan::begun(plan) {
         if is_final {
-            let line =
-                AuditEvent { decision: "putting back was asked for", ..about(plan, AuditAction::Begun, "countersign") };
-            audit::record(line);
+            let actor = asking(plan);
+            audit::record(AuditEvent { decision: "rollback requested", ..about(plan, AuditAction::Begun, &actor) });
         }
         execute(context, &approved, status, signals);
         return Ok(Action::await_change());
@@ -80,6 +90,43 @@ async fn advance(plan: &ExecutionPlan, context: &Arc<Context>) -> Result<Action,
     await_approval(plan, context, status, signals).await
 }
 
+/// Who asked for what the plan's annotation says, for the record.
+fn asking(plan: &ExecutionPlan) -> String {
+    request_by(&plan.metadata).map_or_else(|| "unknown".to_owned(), |requester| requester.username)
+}
+
+/// Why a finished plan is not rolled back for who asks now. A rollback changes the cluster as the plan did: who asks needs
+/// every permission that the plan needed, also the one to use its account, and policies are asked as they are today.
+async fn rollback_refused(
+    plan: &ExecutionPlan,
+    status: &ExecutionPlanStatus,
+    context: &Context,
+) -> Result<Option<String>, Error> {
+    let Some(requester) = request_by(&plan.metadata) else {
+        return Ok(Some("it is unknown who asked for it (annotation countersign.dev/requested-by)".to_owned()));
+    };
+    let mut asked = plan.clone();
+    asked.spec.requested_by = Some(requester.clone());
+    match rights_hold(&asked, context).await {
+        Ok(()) => {}
+        Err(Error::Plan(error)) if !error.is_transient() => return Ok(Some(error.to_string())),
+        Err(error) => return Err(error),
+    }
+    let namespace = plan.namespace().unwrap_or_default();
+    let risk = status.risk.as_ref().map_or(plan.spec.risk.level, |risk| risk.level);
+    let held_by = status.terms.as_ref().map(|terms| terms.policies.as_slice()).unwrap_or_default();
+    let as_of = AsOf::Moment(std::time::Instant::now());
+    Ok(match verdict(&plan.spec, &namespace, risk, &[], held_by, as_of, context).await? {
+        Judged::Verdict(verdict) => match verdict.ruling {
+            Ruling::Allow => None,
+            Ruling::Deny { reasons } | Ruling::Wait { reasons, .. } => {
+                Some(format!("blocked by {}; ask again when that allows it", reasons.join("; ")))
+            }
+        },
+        Judged::NotYet | Judged::Unreadable(_) => Some("the policies cannot be read; ask again later".to_owned()),
+    })
+}
+
 /// What people ask of a plan: by annotation on the plan, by `suspend` on its command, or by deleting either. A plan whose
 /// command is gone begins nothing more, all the more if that command was suspended.
 pub(super) fn signals(plan: &ExecutionPlan, command: Option<&AgentCommand>) -> Signals {
@@ -90,7 +137,7 @@ pub(super) fn signals(plan: &ExecutionPlan, command: Option<&AgentCommand>) -> S
     Signals {
         suspended: command.is_some_and(|command| command.spec.suspend),
         cancel: request == Some("cancel") || plan.metadata.deletion_timestamp.is_some() || orphaned,
-        rollback: is_asked_back(&plan.metadata).then(|| "putting back was asked for".to_owned()),
+        rollback: is_asked_back(&plan.metadata).then(|| format!("rollback requested by {}", asking(plan))),
     }
 }
 
@@ -188,10 +235,15 @@ async fn tell_end(plan: &ExecutionPlan, outcome: &Outcome, context: &Context) {
 
 /// A request to put back that was met is taken off the plan, so that the next one is seen as another.
 async fn forget_request(plan: &ExecutionPlan, context: &Context) {
-    let body = json!([
+    let mut body = json!([
         { "op": "test", "path": REQUEST_POINTER, "value": "rollback" },
         { "op": "remove", "path": REQUEST_POINTER },
     ]);
+    if plan.annotations().contains_key(REQUESTED_BY_ANNOTATION)
+        && let Some(operations) = body.as_array_mut()
+    {
+        operations.push(json!({ "op": "remove", "path": "/metadata/annotations/countersign.dev~1requested-by" }));
+    }
     let Ok(patch) = serde_json::from_value(body) else { return };
     let patched =
         plans(plan, context).patch(&plan.name_any(), &PatchParams::default(), &Patch::<()>::Json(patch)).await;

@@ -282,7 +282,7 @@ mod tests {
             (json_patch(deployment(), json!({ "op": "add", "path": "/status/replicas", "value": 1 })), "writes status"),
             (
                 json_patch(deployment(), json!({ "op": "move", "from": "/status/conditions", "path": "/spec/x" })),
-                "writes status",
+                "does 'move'",
             ),
             (
                 json_patch(

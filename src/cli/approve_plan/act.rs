@@ -4,7 +4,9 @@ use super::arguments::{Assent, Print};
 use super::error::ApprovePlanError;
 use super::screens::render_plan;
 use super::session::Session;
-use crate::api::{Decision, ExecutionPlan, PlanApproval, PlanApprovalSpec, PlanPhase, REQUEST_ANNOTATION};
+use crate::api::{
+    Decision, ExecutionPlan, PlanApproval, PlanApprovalSpec, PlanPhase, REQUEST_ANNOTATION, REQUESTED_BY_ANNOTATION,
+};
 use crate::cli::output::{OutputFormat, print, structured};
 use crate::cli::page::{Page, Style, Tone, plain, span};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
@@ -202,7 +204,11 @@ pub async fn request(
             Action::Cancel => "Stop this plan?",
         })?;
     }
-    let patch = json!({ "metadata": { "annotations": { REQUEST_ANNOTATION: action.word() } } });
+    // The API server writes down who asks; where it cannot, it demands that the caller says so.
+    let by = session.whoami().await.and_then(|who| serde_json::to_string(&who).ok());
+    let patch = json!({ "metadata": { "annotations": {
+        REQUEST_ANNOTATION: action.word(), REQUESTED_BY_ANNOTATION: by,
+    } } });
     let by_us = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let patched = session.plans().patch(name, &by_us, &Patch::Merge(&patch)).await;
     let patched = patched.map_err(|error| ApprovePlanError::of(format!("annotate plan {name}"), error))?;

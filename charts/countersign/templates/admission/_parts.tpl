@@ -20,3 +20,9 @@ object.spec.all(key, key in ['requestedBy', 'feedback', 'suspend'] ||
   (key in oldObject.spec && object.spec[key] == oldObject.spec[key])) &&
 oldObject.spec.all(key, key in ['requestedBy', 'feedback', 'suspend'] || key in object.spec)
 {{- end -}}
+
+{{/* Who calls, as text: the annotation countersign.dev/requested-by. */}}
+{{- define "countersign.callerText" -}}
+'{"username":' + strings.quote(request.userInfo.username) + ',"groups":[' +
+request.userInfo.?groups.orValue([]).map(group, strings.quote(group)).join(',') + ']}'
+{{- end -}}
