@@ -258,7 +258,11 @@ async fn a_plan_that_is_being_deleted() {
     let (_, plan) = waiting(&stage).await;
     let name = plan.name_any();
     let hold = json!([{ "op": "add", "path": "/metadata/finalizers/-", "value": "example.com/hold" }]).to_string();
-    stage.kubectl("admin", &["patch", "plan", &name, "--type=json", "-p", &hold], None).unwrap();
+    // Nobody but the operator sets a finalizer.
+    let args = ["patch", "plan", &name, "--type=json", "-p", &hold];
+    refused(stage.kubectl("admin", &args, None), "only countersign itself sets finalizers");
+    let operator = format!("--as=system:serviceaccount:{}:countersign", crate::stage::OPERATOR_NAMESPACE);
+    stage.kubectl("admin", &[&args[..], &[&operator]].concat(), None).unwrap();
     stage.kubectl("admin", &["delete", "plan", &name, "--wait=false"], None).unwrap();
     stage
         .eventually("refused because the plan goes", async || {

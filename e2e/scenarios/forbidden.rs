@@ -1,4 +1,4 @@
-//! What no plan does, whoever asks and approves. It is refused before anybody's rights are asked about.
+//! What no plan does, whoever asks and approves.
 
 use crate::stage::{OPERATOR_NAMESPACE, Stage};
 use countersign::api::{CommandPhase, PlanApproval, PlanPhase, RiskLevel};
@@ -14,6 +14,18 @@ async fn ends(stage: &Stage, steps: &[Value], words: &[&str]) {
     for word in words {
         assert!(message.contains(word), "'{word}' is not in: {message}");
     }
+}
+
+/// Lets alice and the account do that in the whole cluster, and waits until the API server knows.
+async fn allowed(stage: &Stage, group: &str, resource: &str, verbs: &[&str]) {
+    stage.allow(&json!([{ "apiGroups": [group], "resources": [resource], "verbs": verbs },
+                        { "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"], "verbs": ["bind"] }]));
+    let asked = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+    stage
+        .eventually("alice may", async || {
+            stage.kubectl("alice", &["auth", "can-i", verbs[0], &asked, "-n", OPERATOR_NAMESPACE], None).is_ok()
+        })
+        .await;
 }
 
 fn step(operation: Value) -> Value {
@@ -34,6 +46,7 @@ async fn a_plan_that_approves_a_plan() {
 #[tokio::test]
 async fn a_plan_that_gives_its_own_account_more() {
     let stage = Stage::set().await;
+    allowed(&stage, "rbac.authorization.k8s.io", "rolebindings", &["get", "patch", "create"]).await;
     let binding = json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
         "metadata": { "name": "more", "namespace": stage.name },
         "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
@@ -45,6 +58,7 @@ async fn a_plan_that_gives_its_own_account_more() {
 #[tokio::test]
 async fn a_plan_in_the_operators_own_namespace() {
     let stage = Stage::set().await;
+    allowed(&stage, "", "configmaps", &["get", "patch", "create"]).await;
     let target = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "x", "namespace": OPERATOR_NAMESPACE } });
     ends(&stage, &[step(json!({ "apply": { "manifest": target } }))], &[OPERATOR_NAMESPACE, "own namespace"]).await;
 }
@@ -94,6 +108,7 @@ async fn a_kind_that_another_server_answers() {
                       "service": { "namespace": stage.name, "name": "nobody" } } }),
     ]);
     stage.kubectl("admin", &["wait", "--for=condition=Established", &format!("crd/plants.{group}")], None).unwrap();
+    allowed(&stage, group, "plants", &["get", "patch"]).await;
     let plant = json!({ "apiVersion": format!("{group}/v1"), "kind": "Plant", "metadata": { "name": "fern", "namespace": stage.name }, "spec": {} });
     stage
         .eventually("plants are served", async || {

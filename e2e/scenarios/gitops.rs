@@ -193,6 +193,14 @@ async fn a_request_applied_again_stays_that_of_whoever_asked() {
     let reconciler = Reconciler::with(&stage, "requests", &["edit"]).await;
     let uses = format!("--serviceaccount={}:requests", reconciler.home);
     stage.kubectl("admin", &["create", "rolebinding", "requests-uses", "--role=use", &uses], None).unwrap();
+    // Whoever gives somebody else's request other words ends what waits for it: that takes a verb of its own.
+    let subject = json!({ "kind": "ServiceAccount", "name": "requests", "namespace": reconciler.home });
+    stage.apply(&[
+        json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": { "name": "change" },
+                "rules": [{ "apiGroups": ["countersign.dev"], "resources": ["agentcommands"], "verbs": ["cancel"] }] }),
+        json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": { "name": "change" },
+                "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "change" }, "subjects": [subject] }),
+    ]);
     for _ in 0..2 {
         applied(&stage, &reconciler, &file).await;
     }

@@ -1,8 +1,8 @@
 //! A language model proposes; whatever it says, the same code decides, and without it the built-in planner serves.
 
 use crate::model_server::{FakeModel, Reply};
-use crate::stage::{OPERATOR_NAMESPACE, Stage};
-use countersign::api::{AgentCommandStatus, CommandPhase, ModelProvider};
+use crate::stage::{Look, OPERATOR_NAMESPACE, Stage};
+use countersign::api::{AgentCommand, AgentCommandStatus, CommandPhase, ModelProvider};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::{Value, json};
@@ -40,6 +40,18 @@ impl Provider {
     async fn ask(&self, stage: &Stage) -> AgentCommandStatus {
         stage.run("checkout", "nginx:1.27", 2).await;
         let command = stage.ask_with("scale checkout to 5", |spec| spec.model_ref = Some(self.name.clone())).await;
+        // What a model proposed needs an approval, however harmless it is; what the built-in planner did runs by itself.
+        let planned = |command: &AgentCommand| match command.status.as_ref().and_then(|status| status.phase) {
+            Some(CommandPhase::AwaitingApproval | CommandPhase::Succeeded) => Look::There,
+            Some(phase) if phase.is_final() => Look::Never,
+            _ => Look::NotYet,
+        };
+        let seen: AgentCommand = stage.until("planned", &command, planned).await;
+        if seen.status.as_ref().and_then(|status| status.phase) == Some(CommandPhase::AwaitingApproval) {
+            let plan = stage.awaiting(&command).await;
+            assert!(plan.spec.proposed_by.as_ref().is_some_and(|by| by.model.is_some()));
+            stage.approve("bob", &plan).unwrap();
+        }
         let status = stage.command(&command, CommandPhase::Succeeded).await.status.unwrap();
         self.providers.delete(&self.name, &DeleteParams::default()).await.unwrap();
         status

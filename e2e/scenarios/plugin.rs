@@ -88,7 +88,7 @@ async fn the_history_answers_who_what_and_when() {
     let name = plan.name_any();
     stage.approve("bob", &plan).unwrap();
     stage.command(&command, CommandPhase::Succeeded).await;
-    stage.plugin("bob", &["rollback", &name, "--yes"]).unwrap();
+    stage.plugin("alice", &["rollback", &name, "--yes"]).unwrap();
     stage.plugin("bob", &["wait", &name, "--for", "RolledBack", "--timeout", "90s"]).unwrap();
     let history: Value =
         serde_json::from_str(&stage.plugin("bob", &["history", &name, "-o", "json"]).unwrap()).unwrap();

@@ -302,7 +302,7 @@ async fn quotas_bound_what_one_plan_changes() {
     plan["spec"]["steps"][0]["diff"] = invented;
     create(&stage, &plan);
     let message = stage.plan("invented", PlanPhase::Denied).await.status.unwrap().message.unwrap();
-    assert!(message.contains("the number of added replicas is 7, at most 2"), "{message}");
+    assert!(message.contains("the number of added replicas is 3, at most 2"), "{message}");
     for (request, left) in [("scale checkout to 6", "6"), ("scale checkout to 3", "3")] {
         let command = stage.ask(request).await;
         stage.command(&command, CommandPhase::Succeeded).await;

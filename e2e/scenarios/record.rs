@@ -23,7 +23,7 @@ async fn one_plan_from_the_request_to_its_rollback() {
     let (name, digest) = (plan.name_any(), digest(&plan));
     stage.approve("bob", &plan).unwrap();
     stage.command(&command, CommandPhase::Succeeded).await;
-    stage.plugin("bob", &["rollback", &name, "--yes"]).unwrap();
+    stage.plugin("alice", &["rollback", &name, "--yes"]).unwrap();
     let put_back = |plan: &ExecutionPlan| match plan.status.as_ref().and_then(|status| status.phase) {
         Some(PlanPhase::RolledBack) => Look::There,
         _ => Look::NotYet,
@@ -81,7 +81,7 @@ async fn one_plan_from_the_request_to_its_rollback() {
     countersign begun: approved by bob
     system:serviceaccount:NAMESPACE:deployer executed: Deployment NAMESPACE/checkout
     countersign finished: Succeeded
-    countersign begun: rollback requested
+    alice begun: rollback requested
     system:serviceaccount:NAMESPACE:deployer rolled-back: Deployment NAMESPACE/checkout
     countersign finished: RolledBack
     ");

@@ -152,10 +152,20 @@ impl Grounder<'_> {
             if makers.is_empty() && self.overlaps_earlier(compiled, target) {
                 makers = self.same_object(compiled, target);
             }
-            let after = if makers.is_empty() { self.try_out(operation, live.as_ref()).await? } else { None };
+            let after = if makers.is_empty() {
+                self.try_out(operation, live.as_ref()).await?
+            } else if live.is_some() && !operation.removes() {
+                // What it does to the object as it is now says what it does by itself. Where that cannot be tried, nobody knows.
+                match self.try_out(operation, live.as_ref()).await {
+                    Err(error) if error.is_transient() => return Err(error),
+                    tried => tried.ok().flatten(),
+                }
+            } else {
+                None
+            };
             let changes = match kind {
                 OperationKind::Delete | OperationKind::Evict => diff(live.as_ref(), None),
-                _ if makers.is_empty() => diff(live.as_ref(), after.as_ref()),
+                _ if makers.is_empty() || after.is_some() => diff(live.as_ref(), after.as_ref()),
                 _ => operation.apply.as_ref().map(|apply| diff(None, Some(&apply.manifest))).unwrap_or_default(),
             };
             already_so = makers.is_empty() && kind != OperationKind::Delete && live.is_some() && changes.is_empty();
